@@ -1,0 +1,7 @@
+//! What every room stands on: threads, clocks, randomness, logging, metrics.
+//!
+//! **Invariant:** nothing here knows the protocol, the store or the gateway.
+
+pub mod clock;
+pub mod random;
+pub mod threads;
