@@ -1,0 +1,111 @@
+//! What the core wants done. The shell carries it out and decides nothing.
+
+use std::fmt;
+
+use super::http::HttpResponse;
+use crate::protocol::ConnId;
+use crate::protocol::error::RpcError;
+use crate::protocol::frame::{Json, OutFrame};
+
+/// One thing for the shell to do. Carried out in order.
+#[derive(Debug)]
+pub enum Effect {
+    /// Queue a frame. The shell applies the slow-consumer rule by the frame's class.
+    Send(ConnId, OutFrame),
+    /// Flush what is queued, send a close frame, then end the connection once the peer answers or a second has passed.
+    Close(ConnId, u16, String),
+    /// The handshake succeeded: lift the frame limit, start the keepalive.
+    Admit(ConnId),
+    /// Answer the HTTP request this connection waits for.
+    Reply(ConnId, Box<HttpResponse>),
+    /// Start a job; a full lane comes back as `Event::Shed`.
+    Start(Job),
+    /// The configuration changed: take over the limits that apply live.
+    Reconfigured,
+    /// Everything has been said: stop accepting, flush, close, and end the process.
+    Stop,
+}
+
+/// A pool of threads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lane {
+    /// `query-N`: read-only work that needs disk or time.
+    Query,
+    /// `store`: the one writer.
+    Store,
+    /// `defend-N`: judging.
+    Defend,
+}
+
+/// What a job is for, so that its report finds its way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// A request waits for the answer.
+    Request {
+        /// Whose.
+        conn: ConnId,
+        /// The request's id, echoed.
+        id: String,
+        /// The method's name in the table.
+        method: &'static str,
+    },
+    /// A connection waits for its device to be recorded.
+    Pairing(ConnId),
+    /// An inbound message waits to be judged or stored.
+    Message(u64),
+    /// Nobody waits.
+    Housekeeping(&'static str),
+}
+
+/// Slow work with everything it needs.
+pub struct Job {
+    /// What it is for.
+    pub origin: Origin,
+    /// The work, which also names the lane.
+    pub work: Work,
+}
+
+/// The work of a job.
+pub enum Work {
+    /// Reads.
+    Query(Box<dyn FnOnce(&mut crate::store::reader::LazyReader) -> Result<Done, RpcError> + Send>),
+    /// Writes: durable before it is reported. Returns `Err` before its first write or not at all.
+    Store(Box<dyn FnOnce(&crate::store::db::Db<'_>) -> Result<Done, RpcError> + Send>),
+    /// Computes.
+    Defend(Box<dyn FnOnce() -> Done + Send>),
+}
+
+impl Work {
+    /// Where it runs.
+    pub fn lane(&self) -> Lane {
+        match self {
+            Work::Query(_) => Lane::Query,
+            Work::Store(_) => Lane::Store,
+            Work::Defend(_) => Lane::Defend,
+        }
+    }
+}
+
+impl fmt::Debug for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Job").field("origin", &self.origin).field("lane", &self.work.lane()).finish()
+    }
+}
+
+/// A finished job.
+#[derive(Debug)]
+pub struct Report {
+    /// What it was for.
+    pub origin: Origin,
+    /// What came of it. A panic arrives as `UNAVAILABLE`.
+    pub outcome: Result<Done, RpcError>,
+}
+
+/// What a job produced.
+#[derive(Debug)]
+pub struct Done {
+    /// The answer to the request, if one waits.
+    pub answer: Option<Json>,
+    /// What changed, for the loop to apply and to tell others.
+    pub facts: Vec<super::Fact>,
+}
