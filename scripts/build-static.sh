@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# Builds the one-file release: a fully static binary that needs nothing on the machine it is copied to.
+#
+#   scripts/build-static.sh [--target TRIPLE] [--route rustup|debian]
+#
+# TRIPLE is x86_64-unknown-linux-musl (default on x86-64) or aarch64-unknown-linux-musl.
+# The result is target/static/openclaw-rs; one for another processor gets its name appended (openclaw-rs-aarch64).
+#
+# Two routes lead to a musl standard library. `rustup` fetches the prebuilt one for the pinned toolchain and is tried first.
+# `debian` is for machines that cannot reach it: Debian's own compiler and standard library sources, built on the spot.
+# Nothing is left outside target/ but the packages that apt installs. The script may be run again at any time.
+set -euo pipefail
+# shellcheck source=scripts/cross-env.sh
+source "$(dirname "${BASH_SOURCE[0]}")/cross-env.sh"
+cd "$repo"
+
+# Largest release that is accepted, in bytes: the budget in ARCHITECTURE.md.
+BINARY_BYTES_MAX=$((8 * 1024 * 1024))
+
+target="$(uname -m)-unknown-linux-musl"
+route=""
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --target) target="${2:?--target needs a triple}"; shift 2 ;;
+    --route) route="${2:?--route needs rustup or debian}"; shift 2 ;;
+    -h | --help) sed -n '2,/^set -e/{/^set -e/d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;;
+    *) die "unknown argument: $1" ;;
+  esac
+done
+
+# The lowest common processor of each architecture, whatever a user's own cargo configuration says: the binary is copied
+# to machines we do not know.
+case "$target" in
+  x86_64-unknown-linux-musl) cpu="x86-64" ;;
+  aarch64-unknown-linux-musl) cpu="generic" ;;
+  *) die "unsupported target: $target" ;;
+esac
+
+rustup_route_works() { command -v rustup >/dev/null && rustup target add "$target" >/dev/null 2>&1; }
+
+case "$route" in
+  "") if rustup_route_works; then route=rustup; else route=debian; fi ;;
+  rustup) rustup_route_works || die "rustup cannot add $target to this toolchain" ;;
+  debian) ;;
+  *) die "unknown route: $route" ;;
+esac
+
+ensure_zig
+flags="-C target-feature=+crt-static -C relocation-model=static -C target-cpu=$cpu"
+say "building for $target by the $route route"
+case "$route" in
+  rustup)
+    CARGO_TARGET_DIR="target/static-rustup" RUSTFLAGS="$flags" \
+      cargo-zigbuild zigbuild --locked --release --bin openclaw-rs --target "$target"
+    ;;
+  debian)
+    apt_install rustc-web cargo-web rust-web-src
+    # /usr/bin first: rustup's proxies of the same names must not be found. The bootstrap switch lets a stable compiler
+    # build its own standard library; link-self-contained=no because Debian ships no musl start files (zig has them).
+    PATH="/usr/bin:/bin:$PATH" RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR="target/static-debian" \
+      RUSTFLAGS="-C link-self-contained=no $flags" \
+      cargo-zigbuild zigbuild --locked --release --bin openclaw-rs -Z build-std=std,panic_unwind --target "$target"
+    ;;
+esac
+
+case "$target" in
+  "$(uname -m)"-*) binary="target/static/openclaw-rs" ;;
+  *) binary="target/static/openclaw-rs-${target%%-*}" ;;
+esac
+mkdir -p target/static
+# Replaced by renaming, so that a copy that is running just now keeps its file.
+cp "target/static-$route/$target/release/openclaw-rs" "$binary.new"
+mv "$binary.new" "$binary"
+
+say "checking $binary"
+need file file
+described="$(file -b "$binary")"
+case "$described" in
+  *"statically linked"* | *"static-pie linked"*) echo "linked:  $described" ;;
+  *) die "not static: $described" ;;
+esac
+
+size_bytes="$(stat -c %s "$binary")"
+echo "size:    $size_bytes bytes, $BINARY_BYTES_MAX allowed"
+[ "$size_bytes" -lt "$BINARY_BYTES_MAX" ] || die "the binary is over its budget"
+
+# in_empty_root COMMAND...: runs a command in a root folder that holds the binary and nothing else.
+empty_root="$(mktemp -d)"
+trap 'rm -rf "$empty_root"' EXIT
+cp "$binary" "$empty_root/openclaw-rs"
+in_empty_root() {
+  if [ "$(id -u)" -eq 0 ]; then chroot "$empty_root" "$@"; else unshare --map-root-user chroot "$empty_root" "$@"; fi
+}
+
+case "$target" in
+  "$(uname -m)"-*) version="$(in_empty_root /openclaw-rs --version)" || die "the binary does not run in an empty root" ;;
+  *)
+    emulator="qemu-${target%%-*}-static"
+    need "$emulator" qemu-user-static
+    version="$("$emulator" "$binary" --version)" || die "the binary does not run under $emulator"
+    ;;
+esac
+case "$version" in
+  "openclaw-rs "[0-9]*) echo "runs:    $version" ;;
+  *) die "--version said: $version" ;;
+esac
