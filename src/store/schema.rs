@@ -1,0 +1,99 @@
+//! The schema as a list of migrations, and the one way to walk it.
+//!
+//! The list only grows: a migration that has been released is never edited, because files written by it exist. A
+//! file carries the number of its last migration in `user_version`, and who it belongs to in `application_id`.
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use super::StoreError;
+
+/// Marks a file as ours (`ocrs` in ASCII), in SQLite's `application_id` header field.
+pub const APPLICATION_ID: i32 = 0x6f63_7273;
+
+/// One step from the version before to `version`.
+#[derive(Clone, Copy, Debug)]
+pub struct Migration {
+    /// The version reached; the list counts 1, 2, 3, ...
+    pub version: i64,
+    /// What changes, as SQL statements.
+    pub sql: &'static str,
+}
+
+/// Every migration, oldest first.
+pub const MIGRATIONS: &[Migration] = &[Migration { version: 1, sql: include_str!("migrations/001.sql") }];
+
+/// The version of a file that has seen every migration.
+pub const VERSION: i64 = MIGRATIONS.len() as i64;
+
+/// The version recorded in a file; 0 when it is empty.
+pub(super) fn version(conn: &Connection) -> rusqlite::Result<i64> {
+    conn.query_row("PRAGMA user_version", [], |row| row.get(0))
+}
+
+/// Brings a file from whatever version it has to the end of `migrations`, all or nothing.
+///
+/// # Errors
+/// [`StoreError::Migration`]; the file is then as it was.
+pub(super) fn migrate(conn: &mut Connection, migrations: &[Migration]) -> Result<(), StoreError> {
+    let at = |version| move |source| StoreError::Migration { version, source };
+    let found = version(conn)?;
+    let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    for migration in migrations.iter().filter(|migration| migration.version > found) {
+        tx.execute_batch(migration.sql).map_err(at(migration.version))?;
+        tx.pragma_update(None, "user_version", migration.version).map_err(at(migration.version))?;
+    }
+    tx.pragma_update(None, "application_id", APPLICATION_ID)?;
+    tx.commit().map_err(at(migrations.last().map_or(0, |last| last.version)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Tables, indexes and triggers with their SQL, in one order.
+    fn dump(conn: &Connection) -> Vec<(String, Option<String>)> {
+        let mut statement = conn.prepare("SELECT type || ' ' || name, sql FROM sqlite_schema ORDER BY 1").unwrap();
+        statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap().map(Result::unwrap).collect()
+    }
+
+    #[test]
+    fn versions_count_up_from_one() {
+        assert!(!MIGRATIONS.is_empty());
+        for (idx, migration) in MIGRATIONS.iter().enumerate() {
+            assert_eq!(migration.version, idx as i64 + 1);
+        }
+    }
+
+    #[test]
+    fn every_older_version_arrives_at_the_schema_of_a_fresh_file() {
+        let mut fresh = Connection::open_in_memory().unwrap();
+        migrate(&mut fresh, MIGRATIONS).unwrap();
+        let expected = dump(&fresh);
+        assert!(expected.len() > 20, "the schema has tables and indexes");
+
+        for n_applied in 0..MIGRATIONS.len() {
+            let mut older = Connection::open_in_memory().unwrap();
+            migrate(&mut older, &MIGRATIONS[..n_applied]).unwrap();
+            assert_eq!(version(&older).unwrap(), n_applied as i64);
+            migrate(&mut older, MIGRATIONS).unwrap();
+            assert_eq!(dump(&older), expected, "from version {n_applied}");
+            assert_eq!(version(&older).unwrap(), VERSION);
+        }
+    }
+
+    #[test]
+    fn a_failing_migration_leaves_the_file_as_it_was() {
+        let good = Migration { version: 1, sql: "CREATE TABLE a (x INTEGER); INSERT INTO a VALUES (7);" };
+        let bad = Migration { version: 2, sql: "ALTER TABLE a ADD COLUMN y INTEGER; INSERT INTO missing VALUES (1);" };
+        let mut conn = Connection::open_in_memory().unwrap();
+        migrate(&mut conn, &[good]).unwrap();
+        let before = dump(&conn);
+
+        let failed = migrate(&mut conn, &[good, bad]).unwrap_err();
+
+        assert!(matches!(failed, StoreError::Migration { version: 2, .. }), "{failed:?}");
+        assert_eq!(dump(&conn), before);
+        assert_eq!(version(&conn).unwrap(), 1);
+        assert_eq!(conn.query_row("SELECT x FROM a", [], |row| row.get::<_, i64>(0)).unwrap(), 7);
+    }
+}

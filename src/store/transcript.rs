@@ -1,0 +1,371 @@
+//! Transcripts: the messages of a session, numbered 1, 2, 3, ... in the order they were written.
+//!
+//! Messages are only ever added. Compaction, reset and delete archive a range from the old end ([`super::archive`]):
+//! the rows stay where they are, and what is newer than the newest archived number is the live transcript. So the
+//! live numbers have no gaps, and pages can be cut by arithmetic.
+
+use rusqlite::Row;
+
+use super::StoreError;
+use super::archive::ArchiveReason;
+use super::db::{Db, Queries, check_size, count, signed};
+
+/// Largest message, in bytes of JSON: one frame of a client (25 MiB) fits with room for what we add.
+pub const TRANSCRIPT_MESSAGE_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Live messages of one session. At the limit the older half is archived, so that a session that is never compacted
+/// stays quick to page through. Upstream's largest `maxLines` (SES-49).
+pub const TRANSCRIPT_LIVE_ROWS_MAX: u64 = 100_000;
+/// Messages given out by one page (`chat.history` allows 1000).
+pub const TRANSCRIPT_PAGE_ROWS_MAX: usize = 1000;
+/// Largest message id, parent id, role, idempotency key, in bytes.
+pub const TRANSCRIPT_TEXT_BYTES_MAX: usize = 1024;
+
+/// A message to be added.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewMessage<'a> {
+    /// The transcript.
+    pub session_id: &'a str,
+    /// The message's own id, unique in the transcript.
+    pub message_id: &'a str,
+    /// The message it answers or follows.
+    pub parent_id: Option<&'a str>,
+    /// `user`, `assistant`, `toolResult`, ...
+    pub role: &'a str,
+    /// Adding the same key to the same transcript again adds nothing.
+    pub idempotency_key: Option<&'a str>,
+    /// When it was said.
+    pub at_ms: i64,
+    /// The message as JSON text.
+    pub message: &'a str,
+}
+
+/// What adding a message did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// The message's number.
+    pub seq: u64,
+    /// Its id: the one given, or the earlier one under the same idempotency key.
+    pub message_id: String,
+    /// Whether it was there before, so that nothing was written.
+    pub existed: bool,
+}
+
+/// A stored message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MessageRow {
+    /// Its number in the transcript, from 1.
+    pub seq: u64,
+    /// Its id.
+    pub message_id: String,
+    /// The message it answers or follows.
+    pub parent_id: Option<String>,
+    /// `user`, `assistant`, `toolResult`, ...
+    pub role: String,
+    /// The key it was added under.
+    pub idempotency_key: Option<String>,
+    /// When it was said.
+    pub at_ms: i64,
+    /// Size of the whole JSON text in bytes.
+    pub size_bytes: u64,
+    /// The JSON text; `None` when it is larger than [`PageLimits::message_bytes_max`] and was not read.
+    pub message: Option<String>,
+}
+
+impl MessageRow {
+    pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<MessageRow> {
+        Ok(MessageRow {
+            seq: count(row, "seq")?,
+            message_id: row.get("message_id")?,
+            parent_id: row.get("parent_id")?,
+            role: row.get("role")?,
+            idempotency_key: row.get("idempotency_key")?,
+            at_ms: row.get("at_ms")?,
+            size_bytes: count(row, "size_bytes")?,
+            message: row.get("message")?,
+        })
+    }
+}
+
+/// Columns of a [`MessageRow`]; `?1` is the largest message whose text is read.
+pub(super) const MESSAGE_COLUMNS: &str = "seq, message_id, parent_id, role, idempotency_key, at_ms, \
+     octet_length(message) AS size_bytes, iif(octet_length(message) <= ?1, message, NULL) AS message";
+
+/// Where a page lies in a transcript.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PageAt {
+    /// The newest messages.
+    Newest,
+    /// The newest messages after leaving out this many of them.
+    BeforeNewest(u64),
+    /// The messages just before this number.
+    Before(u64),
+    /// The messages just after this number, oldest first in choice.
+    After(u64),
+}
+
+/// How much a page may hold; the first limit that is reached ends it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageLimits {
+    /// Messages; at most [`TRANSCRIPT_PAGE_ROWS_MAX`] are given.
+    pub rows_max: usize,
+    /// Bytes of message text together. One message is always given, even when it is larger.
+    pub page_bytes_max: usize,
+    /// A larger message is given without its text.
+    pub message_bytes_max: usize,
+}
+
+/// Consecutive messages.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// Oldest first.
+    pub messages: Vec<MessageRow>,
+    /// Live messages in the whole transcript.
+    pub n_total: u64,
+    /// Whether there are older live messages.
+    pub has_older: bool,
+    /// Whether there are newer messages.
+    pub has_newer: bool,
+}
+
+/// The numbers of the live messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Live {
+    /// Number before the first live message: the newest archived one, or 0.
+    pub(super) floor: u64,
+    /// The newest message, live or not; 0 before the first.
+    pub(super) last: u64,
+}
+
+impl Live {
+    fn n_rows(self) -> u64 {
+        self.last.saturating_sub(self.floor)
+    }
+}
+
+impl Queries {
+    pub(super) fn transcript_live(&self, session_id: &str) -> Result<Live, StoreError> {
+        self.one(
+            "SELECT (SELECT coalesce(max(last_seq), 0) FROM archives WHERE session_id = ?1) AS floor,
+                    (SELECT coalesce(max(seq), 0) FROM transcript WHERE session_id = ?1) AS last",
+            [session_id],
+            |row| {
+                let (floor, last) = (count(row, "floor")?, count(row, "last")?);
+                // Archived messages may have been removed for good; numbers still go on after them.
+                Ok(Live { floor, last: last.max(floor) })
+            },
+        )
+    }
+
+    /// How many live messages a transcript has.
+    ///
+    /// # Errors
+    /// Those of a statement.
+    pub fn transcript_count(&self, session_id: &str) -> Result<u64, StoreError> {
+        Ok(self.transcript_live(session_id)?.n_rows())
+    }
+
+    /// Consecutive live messages of a transcript.
+    ///
+    /// # Errors
+    /// Those of a statement.
+    pub fn transcript_page(&self, session_id: &str, at: PageAt, limits: PageLimits) -> Result<Page, StoreError> {
+        let live = self.transcript_live(session_id)?;
+        // Bounds of the page's numbers, both exclusive.
+        let (after, before) = match at {
+            PageAt::Newest => (live.floor, live.last + 1),
+            PageAt::BeforeNewest(n_skipped) => (live.floor, (live.last + 1).saturating_sub(n_skipped)),
+            PageAt::Before(seq) => (live.floor, seq.min(live.last + 1)),
+            PageAt::After(seq) => (seq.max(live.floor), live.last + 1),
+        };
+        let messages = if matches!(at, PageAt::After(_)) {
+            self.transcript_range(session_id, after, before, RangeEnd::Oldest, limits)?
+        } else {
+            self.transcript_range(session_id, after, before, RangeEnd::Newest, limits)?
+        };
+        let (first, last) = match (messages.first(), messages.last()) {
+            (Some(first), Some(last)) => (first.seq, last.seq),
+            _ => return Ok(Page { n_total: live.n_rows(), ..Page::default() }),
+        };
+        Ok(Page { messages, n_total: live.n_rows(), has_older: first > live.floor + 1, has_newer: last < live.last })
+    }
+
+    /// Messages with `after < seq < before`, as many as the limits allow counted from one end, oldest first.
+    pub(super) fn transcript_range(
+        &self,
+        session_id: &str,
+        after: u64,
+        before: u64,
+        end: RangeEnd,
+        limits: PageLimits,
+    ) -> Result<Vec<MessageRow>, StoreError> {
+        let rows_max = limits.rows_max.min(TRANSCRIPT_PAGE_ROWS_MAX);
+        let mut statement = self.prepared(&end.statement())?;
+        let mut rows = statement.query((
+            signed(limits.message_bytes_max as u64),
+            session_id,
+            signed(after),
+            signed(before),
+            signed(rows_max as u64),
+        ))?;
+        let (mut messages, mut page_bytes) = (Vec::new(), 0);
+        while let Some(row) = rows.next()? {
+            let message = MessageRow::read(row)?;
+            page_bytes += message.message.as_ref().map_or(0, String::len);
+            if page_bytes > limits.page_bytes_max && !messages.is_empty() {
+                break;
+            }
+            messages.push(message);
+        }
+        if end == RangeEnd::Newest {
+            messages.reverse();
+        }
+        Ok(messages)
+    }
+
+    /// The first live message of a role, for titles made from what the user said first.
+    ///
+    /// # Errors
+    /// Those of a statement.
+    pub fn transcript_first_of_role(
+        &self,
+        session_id: &str,
+        role: &str,
+        message_bytes_max: usize,
+    ) -> Result<Option<MessageRow>, StoreError> {
+        let floor = self.transcript_live(session_id)?.floor;
+        self.first(
+            &format!(
+                "SELECT {MESSAGE_COLUMNS} FROM transcript
+                 WHERE session_id = ?2 AND seq > ?3 AND role = ?4 ORDER BY seq LIMIT 1"
+            ),
+            (signed(message_bytes_max as u64), session_id, signed(floor), role),
+            MessageRow::read,
+        )
+    }
+
+    /// One message by its id, archived or not.
+    ///
+    /// # Errors
+    /// Those of a statement.
+    pub fn transcript_message(&self, session_id: &str, message_id: &str) -> Result<Option<MessageRow>, StoreError> {
+        self.first(
+            &format!("SELECT {MESSAGE_COLUMNS} FROM transcript WHERE session_id = ?2 AND message_id = ?3"),
+            (signed(TRANSCRIPT_MESSAGE_BYTES_MAX as u64), session_id, message_id),
+            MessageRow::read,
+        )
+    }
+}
+
+/// The end of a range at which choosing starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RangeEnd {
+    Oldest,
+    Newest,
+}
+
+impl RangeEnd {
+    pub(super) fn statement(self) -> String {
+        let direction = if self == RangeEnd::Newest { "DESC" } else { "ASC" };
+        format!(
+            "SELECT {MESSAGE_COLUMNS} FROM transcript
+             WHERE session_id = ?2 AND seq > ?3 AND seq < ?4 ORDER BY seq {direction} LIMIT ?5"
+        )
+    }
+}
+
+impl Db<'_> {
+    /// Adds a message to the end of its transcript and counts it in its session.
+    ///
+    /// A message whose idempotency key is in the transcript already is not added again, however old the first one
+    /// is. The session, when there is one, gets `at_ms` as its time of change unless it is newer.
+    ///
+    /// # Errors
+    /// [`StoreError::TooLarge`], and those of a statement (a message id that is in use is one).
+    pub fn transcript_append(&self, new: &NewMessage<'_>) -> Result<Appended, StoreError> {
+        check_size("message", new.message.len(), TRANSCRIPT_MESSAGE_BYTES_MAX)?;
+        for (what, text) in [
+            ("message id", Some(new.message_id)),
+            ("parent id", new.parent_id),
+            ("message role", Some(new.role)),
+            ("idempotency key", new.idempotency_key),
+        ] {
+            check_size(what, text.map_or(0, str::len), TRANSCRIPT_TEXT_BYTES_MAX)?;
+        }
+        if let Some(existing) = self.transcript_by_idempotency_key(new)? {
+            return Ok(existing);
+        }
+        let live = self.transcript_live(new.session_id)?;
+        let seq = live.last + 1;
+        self.run(
+            "INSERT INTO transcript (session_id, seq, message_id, parent_id, role, idempotency_key, at_ms, message)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            (
+                new.session_id,
+                signed(seq),
+                new.message_id,
+                new.parent_id,
+                new.role,
+                new.idempotency_key,
+                new.at_ms,
+                new.message,
+            ),
+        )?;
+        self.run(
+            "UPDATE sessions SET message_count = message_count + 1, updated_ms = max(updated_ms, ?2)
+             WHERE session_id = ?1",
+            (new.session_id, new.at_ms),
+        )?;
+        if seq - live.floor > TRANSCRIPT_LIVE_ROWS_MAX {
+            self.transcript_compact(new.session_id, TRANSCRIPT_LIVE_ROWS_MAX / 2, new.at_ms)?;
+        }
+        Ok(Appended { seq, message_id: new.message_id.to_owned(), existed: false })
+    }
+
+    fn transcript_by_idempotency_key(&self, new: &NewMessage<'_>) -> Result<Option<Appended>, StoreError> {
+        let Some(key) = new.idempotency_key else { return Ok(None) };
+        self.first(
+            "SELECT seq, message_id FROM transcript WHERE session_id = ?1 AND idempotency_key = ?2",
+            (new.session_id, key),
+            |row| Ok(Appended { seq: count(row, "seq")?, message_id: row.get("message_id")?, existed: true }),
+        )
+    }
+
+    /// Archives all but the newest `n_kept` messages; returns how many it archived.
+    ///
+    /// # Errors
+    /// Those of a statement.
+    pub fn transcript_compact(&self, session_id: &str, n_kept: u64, now_ms: i64) -> Result<u64, StoreError> {
+        let live = self.transcript_live(session_id)?;
+        let last_archived = live.last.saturating_sub(n_kept);
+        if last_archived <= live.floor {
+            return Ok(0);
+        }
+        let key = self.first("SELECT key FROM sessions WHERE session_id = ?1", [session_id], |row| row.get(0))?;
+        let key: String = key.unwrap_or_default();
+        let n_archived = last_archived - live.floor;
+        self.archive_range(session_id, &key, ArchiveReason::Compacted, live.floor + 1, last_archived, now_ms)?;
+        self.run(
+            "UPDATE sessions SET message_count = max(message_count - ?2, 0) WHERE session_id = ?1",
+            (session_id, signed(n_archived)),
+        )?;
+        Ok(n_archived)
+    }
+
+    /// Archives every live message of a transcript that a session is about to leave; returns how many.
+    pub(super) fn archive_transcript(
+        &self,
+        session_id: &str,
+        session_key: &str,
+        reason: ArchiveReason,
+        now_ms: i64,
+    ) -> Result<u64, StoreError> {
+        let live = self.transcript_live(session_id)?;
+        if live.n_rows() > 0 {
+            self.archive_range(session_id, session_key, reason, live.floor + 1, live.last, now_ms)?;
+        }
+        Ok(live.n_rows())
+    }
+}
+
+#[cfg(test)]
+mod tests;
