@@ -1,0 +1,213 @@
+//! `health` and `status`: what a running gateway says of itself.
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::args::Args;
+use super::client::Client;
+use super::commands::TALK;
+use super::flags::{Command, Example};
+use super::table::{Cell, Table};
+use super::term::{Out, Style};
+use super::{CliError, Outcome, gateway};
+use crate::protocol::scope::Scope;
+use crate::runtime::clock;
+
+/// The row of `health`.
+pub static HEALTH: Command = Command {
+    name: "health",
+    about: "Ask the running gateway whether it is well",
+    doc: "The status is 1 when the gateway answers that it is not. With --json the gateway's answer is passed on whole.",
+    words: &[],
+    flags: TALK,
+    examples: &[
+        Example { line: "openclaw-rs health", what: "for a person" },
+        Example { line: "openclaw-rs health --json --timeout 2s", what: "for a monitor" },
+    ],
+    children: &[],
+    run: Some(health),
+};
+
+/// The row of `status`.
+pub static STATUS: Command = Command {
+    name: "status",
+    about: "Show what the running gateway is doing",
+    doc: "Version, sessions, channels and agents at a glance. With --json the gateway's answers are passed on whole, as \
+          `{\"gateway\", \"health\", \"status\"}`.",
+    words: &[],
+    flags: TALK,
+    examples: &[
+        Example { line: "openclaw-rs status", what: "at a glance" },
+        Example { line: "openclaw-rs status --json", what: "everything, for a script" },
+    ],
+    children: &[],
+    run: Some(status),
+};
+
+/// What this command reads of a health snapshot; the rest is passed on with `--json`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Snapshot {
+    ok: bool,
+    status: Option<String>,
+    channel_order: Vec<String>,
+    default_agent_id: String,
+    agents: Vec<Agent>,
+    sessions: Count,
+}
+
+impl Default for Snapshot {
+    fn default() -> Snapshot {
+        Snapshot {
+            // A gateway that answers and does not say otherwise is well.
+            ok: true,
+            status: None,
+            channel_order: Vec::new(),
+            default_agent_id: String::new(),
+            agents: Vec::new(),
+            sessions: Count::default(),
+        }
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Agent {
+    agent_id: String,
+    sessions: Count,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Count {
+    count: u64,
+    recent: Vec<Recent>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Recent {
+    key: String,
+    updated_at: Option<i64>,
+}
+
+fn read<T: for<'a> Deserialize<'a>>(method: &'static str, answer: &Value) -> Result<T, CliError> {
+    T::deserialize(answer).map_err(|source| super::client::ClientError::BadAnswer { method, source }.into())
+}
+
+fn health(args: &Args, out: &mut Out) -> Result<Outcome, CliError> {
+    let mut client = Client::connect(&gateway::target(args)?, &[Scope::Read])?;
+    let answer = client.call("health", Value::Null)?;
+    client.close();
+    let snapshot: Snapshot = read("health", &answer)?;
+    if out.is_json() {
+        out.json(&answer)?;
+    } else {
+        print_health(&snapshot, out)?;
+    }
+    Ok(if snapshot.ok { Outcome::Done } else { Outcome::BadNews })
+}
+
+fn print_health(snapshot: &Snapshot, out: &mut Out) -> std::io::Result<()> {
+    let word = match (&snapshot.status, snapshot.ok) {
+        (Some(word), _) => word.as_str(),
+        (None, true) => "ok",
+        (None, false) => "not well",
+    };
+    let style = if snapshot.ok { Style::Good } else { Style::Bad };
+    let line = format!("Gateway: {}", out.styled(style, word));
+    out.styled_line(&line)?;
+    let channels =
+        if snapshot.channel_order.is_empty() { "none".to_owned() } else { snapshot.channel_order.join(", ") };
+    out.line(&format!("Channels: {channels}"))?;
+    let agents: Vec<&str> = snapshot.agents.iter().map(|agent| agent.agent_id.as_str()).collect();
+    if !agents.is_empty() {
+        out.line(&format!("Agents: {} (default {})", agents.join(", "), snapshot.default_agent_id))?;
+    }
+    out.line(&format!("Sessions: {}", snapshot.sessions.count))
+}
+
+fn status(args: &Args, out: &mut Out) -> Result<Outcome, CliError> {
+    let mut client = Client::connect(&gateway::target(args)?, &[Scope::Read])?;
+    let health = client.call("health", Value::Null)?;
+    let status = client.call("status", Value::Null)?;
+    let now_ms = clock::wall_ms();
+    let snapshot: Snapshot = read("health", &health)?;
+    if out.is_json() {
+        out.json(&json!({"gateway": gateway::describe(&client), "health": health, "status": status}))?;
+    } else {
+        print_status(&client, &snapshot, now_ms, out)?;
+    }
+    client.close();
+    Ok(if snapshot.ok { Outcome::Done } else { Outcome::BadNews })
+}
+
+fn print_status(client: &Client, snapshot: &Snapshot, now_ms: i64, out: &mut Out) -> std::io::Result<()> {
+    gateway::print_hello(client, out)?;
+    print_health(snapshot, out)?;
+    let mut table = Table::new(&["AGENT", "SESSIONS", "LAST SESSION", "ACTIVE"]);
+    for agent in &snapshot.agents {
+        let last = agent.sessions.recent.first();
+        table.row(vec![
+            agent.agent_id.as_str().into(),
+            agent.sessions.count.to_string().into(),
+            last.map_or("", |recent| recent.key.as_str()).into(),
+            age(last.and_then(|recent| recent.updated_at), now_ms),
+        ]);
+    }
+    if table.is_empty() {
+        return Ok(());
+    }
+    out.line("")?;
+    table.print(out)
+}
+
+/// How long ago `then_ms` was: `12s`, `5m`, `3h`, `9d`.
+pub fn age(then_ms: Option<i64>, now_ms: i64) -> Cell {
+    let Some(then_ms) = then_ms.filter(|then_ms| *then_ms > 0) else { return "".into() };
+    format!("{} ago", span((now_ms - then_ms).max(0).unsigned_abs())).into()
+}
+
+/// A length of time in its largest unit.
+pub fn span(ms: u64) -> String {
+    let seconds = ms / 1000;
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m", seconds / 60),
+        3600..86_400 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::capture;
+
+    #[test]
+    fn a_snapshot_is_read_whatever_else_it_holds() {
+        let answer = json!({
+            "ok": true, "ts": 1, "durationMs": 19, "plugins": {"loaded": []}, "channels": {}, "channelOrder": ["telegram"],
+            "defaultAgentId": "main", "sessions": {"path": "x", "count": 3, "recent": []},
+            "agents": [{"agentId": "main", "isDefault": true, "sessions": {"count": 3, "recent": []}}]
+        });
+        let snapshot: Snapshot = read("health", &answer).unwrap();
+        assert_eq!(
+            capture(false, |out| print_health(&snapshot, out)),
+            "Gateway: ok\nChannels: telegram\nAgents: main (default main)\nSessions: 3\n"
+        );
+        let empty: Snapshot = read("health", &json!({})).unwrap();
+        assert!(empty.ok);
+        let unwell: Snapshot = read("health", &json!({"ok": false})).unwrap();
+        assert!(capture(false, |out| print_health(&unwell, out)).contains("not well"));
+        assert!(read::<Snapshot>("health", &json!({"ok": "yes"})).is_err());
+    }
+
+    #[test]
+    fn spans_use_their_largest_unit() {
+        let cases = [(0, "0s"), (59_999, "59s"), (60_000, "1m"), (3_599_999, "59m"), (86_400_000, "1d")];
+        for (ms, text) in cases {
+            assert_eq!(span(ms), text);
+        }
+    }
+}
