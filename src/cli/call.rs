@@ -90,15 +90,8 @@ fn read_params(text: &str) -> Result<Value, CliError> {
 }
 
 /// What to ask for when nobody knows what a method needs: what upstream's own command line asks for.
-const BROAD: &[Scope] = &[
-    Scope::Admin,
-    Scope::Read,
-    Scope::Write,
-    Scope::Approvals,
-    Scope::Questions,
-    Scope::Pairing,
-    Scope::TalkSecrets,
-];
+const BROAD: &[Scope] =
+    &[Scope::Admin, Scope::Read, Scope::Write, Scope::Approvals, Scope::Questions, Scope::Pairing, Scope::TalkSecrets];
 
 /// The scopes to ask for to call `method`.
 fn scopes_for(_method: &str) -> Vec<Scope> {

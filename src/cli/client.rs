@@ -134,7 +134,7 @@ pub enum ClientError {
         /// What was asked: `connect` or the method.
         method: String,
         /// What the gateway said.
-        error: WireError,
+        error: Box<WireError>,
     },
     /// An answer that does not have the form the command reads.
     #[error("the gateway's answer to {method} has another form than expected")]
@@ -194,10 +194,7 @@ impl ClientError {
 
     /// Whether the command line named an address that cannot be used.
     pub fn is_bad_address(&self) -> bool {
-        matches!(
-            self,
-            ClientError::BadUrl { .. } | ClientError::NeedsTls { .. } | ClientError::PlaintextRefused { .. }
-        )
+        matches!(self, ClientError::BadUrl { .. } | ClientError::NeedsTls { .. } | ClientError::PlaintextRefused { .. })
     }
 
     /// What the operator could do about it.
@@ -368,7 +365,8 @@ impl Client {
         deadline: Instant,
     ) -> Result<Client, ClientError> {
         let url = place.shown.as_str();
-        let timed_out = |what| ClientError::Timeout { url: url.to_owned(), what, timeout_ms: target.timeout.as_millis() };
+        let timed_out =
+            |what| ClientError::Timeout { url: url.to_owned(), what, timeout_ms: target.timeout.as_millis() };
         let stream = place.open(deadline, || timed_out("accept a connection"))?;
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER_BYTES)
@@ -391,8 +389,8 @@ impl Client {
         // Nothing here is signed, so the challenge's nonce has no use; but a gateway that sends none is none.
         client.next(|frame| frame.event.as_deref() == Some("connect.challenge"), "greet")?;
         let payload = client.request("connect", connect_params(&target.credentials, scopes), Answer::First)?;
-        client.hello = serde_json::from_value(payload)
-            .map_err(|source| ClientError::BadAnswer { method: "connect", source })?;
+        client.hello =
+            serde_json::from_value(payload).map_err(|source| ClientError::BadAnswer { method: "connect", source })?;
         Ok(client)
     }
 
@@ -450,14 +448,14 @@ impl Client {
         if response.ok {
             return Ok(response.payload.unwrap_or(Value::Null));
         }
-        let error = response.error.unwrap_or(WireError {
+        let error = response.error.unwrap_or_else(|| WireError {
             code: String::new(),
             message: "refused without a reason".to_owned(),
             details: None,
             retryable: None,
             retry_after_ms: None,
         });
-        Err(ClientError::Refused { method: method.to_owned(), error })
+        Err(ClientError::Refused { method: method.to_owned(), error: Box::new(error) })
     }
 
     /// Says goodbye and lets go.
@@ -527,9 +525,7 @@ fn no_upgrade(url: &str, error: tungstenite::Error, timed_out: impl FnOnce() -> 
         tungstenite::Error::Http(response) => {
             ClientError::NotAGateway { url, what: format!("HTTP status {}", response.status()) }
         }
-        tungstenite::Error::Io(source) => {
-            ClientError::Broke { url, source: Box::new(tungstenite::Error::Io(source)) }
-        }
+        tungstenite::Error::Io(source) => ClientError::Broke { url, source: Box::new(tungstenite::Error::Io(source)) },
         other => ClientError::NotAGateway { url, what: other.to_string() },
     }
 }

@@ -200,9 +200,7 @@ fn fish() -> String {
         let (parent, last) = key.rsplit_once(' ').unwrap_or(("-", &key));
         let _ = writeln!(out, "                    case '{parent} {last}'\n                        set key '{key}'");
     }
-    out.push_str(
-        "                end\n        end\n    end\n    echo $key\nend\ncomplete -c openclaw-rs -f\n",
-    );
+    out.push_str("                end\n        end\n    end\n    echo $key\nend\ncomplete -c openclaw-rs -f\n");
     for found in walk(&commands::ROOT) {
         let at = format!("complete -c openclaw-rs -n 'test (__openclaw_rs_key) = \"{}\"'", key(&found));
         for child in found.command.children {
@@ -267,7 +265,7 @@ mod tests {
             ("openclaw-rs gateway run --por", &["--port"]),
             ("openclaw-rs gateway run --auth pa", &["password"]),
             ("openclaw-rs completions f", &["fish"]),
-            ("openclaw-rs config va", &["validate"]),
+            ("openclaw-rs devices ap", &["approve"]),
         ];
         for (line, expected) in cases {
             let Some(offers) = bash_offers(line) else { return };

@@ -71,7 +71,10 @@ static REMOVE: Command = Command {
     doc: "Its connections are closed. It can ask to be paired again.",
     words: &[DEVICE],
     flags: TALK,
-    examples: &[Example { line: "openclaw-rs devices remove 65b60673d6ed884b...", what: "by the id of `devices list`" }],
+    examples: &[Example {
+        line: "openclaw-rs devices remove 65b60673d6ed884b...",
+        what: "by the id of `devices list`",
+    }],
     children: &[],
     run: Some(remove),
 };
@@ -287,7 +290,9 @@ fn reject(args: &Args, out: &mut Out) -> Result<Outcome, CliError> {
 }
 
 fn remove(args: &Args, out: &mut Out) -> Result<Outcome, CliError> {
-    change(args, out, PAIRING, "device.pair.remove", "removed", |client| Ok(json!({"deviceId": whole_id(args, client)?})))
+    change(args, out, PAIRING, "device.pair.remove", "removed", |client| {
+        Ok(json!({"deviceId": whole_id(args, client)?}))
+    })
 }
 
 fn revoke(args: &Args, out: &mut Out) -> Result<Outcome, CliError> {

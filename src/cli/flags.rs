@@ -219,7 +219,7 @@ impl UsageError {
 /// What a command line asks for.
 pub enum Parsed {
     /// Run this command.
-    Run(Run, Args),
+    Run(Run, Box<Args>),
     /// Show the help of this command, short or long.
     Help(Found, Special),
     /// Say the version.
@@ -292,7 +292,7 @@ pub fn parse(root: &'static Command, words: impl IntoIterator<Item = OsString>) 
     if let Some(missing) = found.command.words.get(n_words).filter(|word| word.count == Count::One) {
         return Err(found.fault(Fault::MissingWord { name: missing.name }));
     }
-    Ok(Parsed::Run(run, args))
+    Ok(Parsed::Run(run, Box::new(args)))
 }
 
 /// A flag of any command below `root`: it stands before the command it belongs to.

@@ -38,8 +38,14 @@ static RUN: Command = Command {
     flags: &[RUN_FLAGS, HELP, PLACE, SECRETS, OUTPUT],
     examples: &[
         Example { line: "openclaw-rs gateway run", what: "on port 18789 of this machine" },
-        Example { line: "openclaw-rs gateway run --port 0 --state-dir /tmp/try", what: "beside another one, on any free port" },
-        Example { line: "openclaw-rs gateway run --bind lan --auth password --password ...", what: "for the local network" },
+        Example {
+            line: "openclaw-rs gateway run --port 0 --state-dir /tmp/try",
+            what: "beside another one, on any free port",
+        },
+        Example {
+            line: "openclaw-rs gateway run --bind lan --auth password --password ...",
+            what: "for the local network",
+        },
     ],
     children: &[],
     run: Some(run),
@@ -123,7 +129,7 @@ pub const RUN_FLAGS: &[Flag] = &[
 
 /// Runs the daemon.
 pub fn run(_args: &Args, _out: &mut Out) -> Result<Outcome, CliError> {
-    Err(CliError::BadRequest { what: "not yet".to_owned(), hint: "" })
+    Err(CliError::BadRequest { what: "this build has no daemon yet".to_owned(), hint: "use a later one" })
 }
 
 /// The gateway that `args`, the environment and the configuration mean.

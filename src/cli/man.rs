@@ -91,7 +91,8 @@ fn paragraphs(out: &mut String, text: &str) {
 /// Text that roff prints as it is: no control line, no escape, no hyphen turned into a dash.
 fn escape(text: &str) -> String {
     let text = text.replace('\\', "\\e").replace('-', "\\-");
-    let guarded = text.lines().map(|line| if line.starts_with(['.', '\'']) { format!("\\&{line}") } else { line.into() });
+    let guarded =
+        text.lines().map(|line| if line.starts_with(['.', '\'']) { format!("\\&{line}") } else { line.into() });
     guarded.collect::<Vec<String>>().join("\n")
 }
 

@@ -9,27 +9,28 @@
 //! daemon's state except through the gateway protocol; what must work without a daemon (`config`, `doctor`, `defend`)
 //! reads files through the rooms that own them.
 
-pub mod flags;
 pub mod args;
 pub mod commands;
+pub mod flags;
 pub mod nearest;
 
+pub mod completions;
 pub mod help;
 pub mod man;
-pub mod completions;
 pub mod reference;
 
-pub mod term;
 pub mod table;
+pub mod term;
 
 pub mod client;
 pub mod target;
 
-pub mod gateway;
 pub mod call;
+pub mod devices;
+pub mod doctor;
+pub mod gateway;
 pub mod health;
 pub mod sessions;
-pub mod devices;
 
 use std::error::Error as _;
 use std::io::{self, Write as _};

@@ -28,6 +28,13 @@ impl Cell {
     }
 }
 
+impl Cell {
+    /// A cell that is never cut: the last of its row.
+    pub fn whole(text: &str) -> Cell {
+        Cell { text: visible(text).into_owned(), style: Style::Plain }
+    }
+}
+
 impl From<&str> for Cell {
     fn from(text: &str) -> Cell {
         Cell::styled(text, Style::Plain)

@@ -4,6 +4,7 @@
 //! gateway and must not be sent to whoever answers elsewhere.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 
 use super::CliError;
 use super::args::Args;
@@ -53,8 +54,7 @@ pub fn resolve(
         ..Credentials::default()
     };
     let given_any = given.token.is_some() || given.password.is_some();
-    let from_env =
-        Credentials { token: first(TOKEN_ENV), password: first(PASSWORD_ENV), ..Credentials::default() };
+    let from_env = Credentials { token: first(TOKEN_ENV), password: first(PASSWORD_ENV), ..Credentials::default() };
     let env_any = from_env.token.is_some() || from_env.password.is_some();
     let target = |url, credentials| Target {
         url,
@@ -89,6 +89,12 @@ pub fn resolve(
         configured.credentials
     };
     Ok(target(configured.url, credentials))
+}
+
+/// The state directory; `None` when neither flag nor environment nor home says where.
+pub fn state_dir(args: &Args, env: Env<'_>) -> Option<PathBuf> {
+    let said = args.place.state_dir.clone().or_else(|| env("OPENCLAW_RS_STATE_DIR").map(PathBuf::from));
+    said.or_else(|| env("HOME").map(|home| PathBuf::from(home).join(".openclaw-rs")))
 }
 
 /// The address a client on this machine uses for a gateway that listens on `bound`.

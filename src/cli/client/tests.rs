@@ -107,7 +107,10 @@ fn waits_for_a_gateway_that_is_still_starting() {
     threads::spawn("gateway", threads::STACK_BYTES_DEEP, move || {
         for turn in 0..2 {
             let mut socket = tungstenite::accept(listener.accept().unwrap().0).unwrap();
-            send(&mut socket, &json!({"type": "event", "event": "connect.challenge", "payload": {"nonce": "n", "ts": 1}}));
+            send(
+                &mut socket,
+                &json!({"type": "event", "event": "connect.challenge", "payload": {"nonce": "n", "ts": 1}}),
+            );
             let connect = receive(&mut socket);
             if turn == 0 {
                 let error = json!({"code": "UNAVAILABLE", "message": "gateway starting; retry shortly",

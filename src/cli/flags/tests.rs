@@ -9,7 +9,7 @@ fn read(line: &str) -> Result<Parsed, String> {
 }
 
 #[track_caller]
-fn args(line: &str) -> Args {
+fn args(line: &str) -> Box<Args> {
     match read(line) {
         Ok(Parsed::Run(_, args)) => args,
         Ok(_) => panic!("{line} does not run"),
@@ -53,14 +53,8 @@ fn flags_stand_anywhere_and_in_every_spelling() {
 fn a_flag_may_stand_before_the_command_it_belongs_to() {
     assert_eq!(args("--gateway-url ws://h --gateway-token t health").connect.url.as_deref(), Some("ws://h"));
     assert_eq!(args("-p 0").run.port, Some(0));
-    refused(
-        "--port 1 health",
-        "option `--port` does not belong to this command; `openclaw-rs health --help` says how",
-    );
-    refused(
-        "--url ws://h",
-        "option `--url` does not belong to this command; `openclaw-rs --help` says how",
-    );
+    refused("--port 1 health", "option `--port` does not belong to this command; `openclaw-rs health --help` says how");
+    refused("--url ws://h", "option `--url` does not belong to this command; `openclaw-rs --help` says how");
 }
 
 #[test]
@@ -93,7 +87,10 @@ fn a_mistyped_name_is_answered_with_the_nearest() {
 
 #[test]
 fn says_what_is_missing_or_too_much() {
-    refused("devices", "a command is missing: list, approve, reject, remove, revoke, rotate; `openclaw-rs devices --help` says how");
+    refused(
+        "devices",
+        "a command is missing: list, approve, reject, remove, revoke, rotate; `openclaw-rs devices --help` says how",
+    );
     refused("gateway call", "METHOD is missing; `openclaw-rs gateway call --help` says how");
     refused("gateway call a b", "one word too many: `b`; `openclaw-rs gateway call --help` says how");
     refused("health --json=yes", "option `--json` takes no value; `openclaw-rs health --help` says how");
@@ -102,10 +99,7 @@ fn says_what_is_missing_or_too_much() {
         "gateway run --port 70000",
         "option `--port` must be a whole number from 0 to 65535; `openclaw-rs gateway run --help` says how",
     );
-    refused(
-        "completions csh",
-        "SHELL must be one of: bash, zsh, fish; `openclaw-rs completions --help` says how",
-    );
+    refused("completions csh", "SHELL must be one of: bash, zsh, fish; `openclaw-rs completions --help` says how");
 }
 
 #[test]
