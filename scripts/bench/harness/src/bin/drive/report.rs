@@ -1,0 +1,265 @@
+//! What is printed and written: the table, the verdicts on the limits, the JSON.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::process::Memory;
+use crate::samples::Samples;
+use crate::{Measured, Result};
+
+/// The limits of the design: what is looked at, the most (or least) it may be, and how to get it from the measures.
+const LIMITS: [Limit; 6] = [
+    Limit { name: "binary", unit: "MiB", bound: Bound::Below(8.0), value: |m| m.program_bytes.map(|b| b as f64 / MIB) },
+    Limit {
+        name: "start to first accepted connect, median",
+        unit: "ms",
+        bound: Bound::AtMost(10.0),
+        value: |m| Some(m.start_warm_ms.median()),
+    },
+    Limit {
+        name: "resident memory, idle",
+        unit: "MiB",
+        bound: Bound::AtMost(6.0),
+        value: |m| Some(m.idle.resident_kib as f64 / 1024.0),
+    },
+    Limit {
+        name: "memory for each idle client",
+        unit: "KiB",
+        bound: Bound::AtMost(12.0),
+        value: |m| Some(per_client_kib(m)),
+    },
+    Limit {
+        name: "health round trip over bare echo, medians",
+        unit: "times",
+        bound: Bound::AtMost(1.5),
+        value: |m| Some(m.latencies.first()?.ratio.median()),
+    },
+    Limit {
+        name: "health, 16 clients pipelined",
+        unit: "/s",
+        bound: Bound::AtLeast(60_000.0),
+        value: |m| Some(m.loads.first()?.gateway_per_s.median()),
+    },
+];
+
+const MIB: f64 = 1024.0 * 1024.0;
+/// Column widths of the table, in characters.
+const NAME_WIDTH: usize = 46;
+const VALUE_WIDTH: usize = 30;
+
+struct Limit {
+    name: &'static str,
+    unit: &'static str,
+    bound: Bound,
+    value: fn(&Measured) -> Option<f64>,
+}
+
+#[derive(Clone, Copy)]
+enum Bound {
+    Below(f64),
+    AtMost(f64),
+    AtLeast(f64),
+}
+
+/// A limit held against a measure.
+pub struct Verdict {
+    pub name: &'static str,
+    pub value: String,
+    pub bound: String,
+    pub holds: bool,
+}
+
+/// Compares a target with the limits. What could not be measured does not hold.
+pub fn verdicts(measured: &Measured) -> Vec<Verdict> {
+    LIMITS.iter().map(|limit| limit.verdict(measured)).collect()
+}
+
+impl Limit {
+    fn verdict(&self, measured: &Measured) -> Verdict {
+        let value = (self.value)(measured);
+        let (bound, holds) = match self.bound {
+            Bound::Below(most) => (format!("below {}", number(most)), value.is_some_and(|value| value < most)),
+            Bound::AtMost(most) => (format!("at most {}", number(most)), value.is_some_and(|value| value <= most)),
+            Bound::AtLeast(least) => (format!("at least {}", number(least)), value.is_some_and(|value| value >= least)),
+        };
+        let value = value.map_or("not measured".to_owned(), |value| format!("{} {}", number(value), self.unit));
+        Verdict { name: self.name, value, bound, holds }
+    }
+}
+
+/// One line for each limit, beginning with PASS or FAIL.
+pub fn verdict_lines(verdicts: &[Verdict]) -> String {
+    let mut text = String::new();
+    for verdict in verdicts {
+        let word = if verdict.holds { "PASS" } else { "FAIL" };
+        let _ = writeln!(text, "{word}  {:<NAME_WIDTH$}{:>16}  ({})", verdict.name, verdict.value, verdict.bound);
+    }
+    text
+}
+
+/// Where and when: processor, cores, memory, kernel, date, and the label given on the command line.
+pub fn machine(label: &str) -> Result<Value> {
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo")?;
+    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let meminfo = fs::read_to_string("/proc/meminfo")?;
+    let memory_kib: Option<u64> = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))
+        .and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+    let date = Command::new("date").args(["-u", "+%Y-%m-%dT%H:%M:%SZ"]).output()?;
+    let load = fs::read_to_string("/proc/loadavg")?;
+    Ok(json!({
+        "date": String::from_utf8(date.stdout)?.trim(),
+        "cpu": model.map(|(_, name)| name),
+        "cores": std::thread::available_parallelism()?.get(),
+        "memory_mib": memory_kib.map(|kib| kib / 1024),
+        "kernel": kernel.trim(),
+        "load_average": load.split_whitespace().take(3).collect::<Vec<_>>().join(" "),
+        "label": label,
+    }))
+}
+
+/// The measures side by side.
+pub fn table(machine: &Value, measured: &[Measured]) -> String {
+    let text = |key: &str| machine[key].as_str().unwrap_or("unknown").to_owned();
+    let mut out = String::new();
+    let _ = writeln!(
+        out,
+        "\n{}, {} cores, {} MiB, Linux {}, load {}, {} {}\n",
+        text("cpu"),
+        machine["cores"],
+        machine["memory_mib"],
+        text("kernel"),
+        text("load_average"),
+        text("date"),
+        text("label"),
+    );
+    let mut row = |name: &str, value: &dyn Fn(&Measured) -> String| {
+        let _ = write!(out, "{name:<NAME_WIDTH$}");
+        for one in measured {
+            let _ = write!(out, "{:>VALUE_WIDTH$}", value(one));
+        }
+        out.push('\n');
+    };
+    row("", &|m| m.name.clone());
+    row("program file", &|m| m.program_bytes.map_or("-".to_owned(), |b| format!("{} MiB", number(b as f64 / MIB))));
+    row("start to accepted connect, new state", &|m| ms(&m.start_fresh_ms));
+    row("start to accepted connect, warm state", &|m| ms(&m.start_warm_ms));
+    row("SIGTERM to end", &|m| ms(&m.stop_ms));
+    row("resident, idle", &|m| memory(&m.idle));
+    row(&format!("resident, {} idle clients", measured[0].n_idle_clients), &|m| memory(&m.crowd));
+    row("  for each client", &|m| format!("{} KiB", number(per_client_kib(m))));
+    row("  bare echo, for each client", &|m| format!("{} KiB", number(m.echo_kib_per_client)));
+    row("resident, clients gone", &|m| memory(&m.after_crowd));
+    row("resident, after the load below", &|m| memory(&m.after_load));
+    row("threads", &|m| m.idle.n_threads.to_string());
+    for (i, latency) in measured[0].latencies.iter().enumerate() {
+        let name = &latency.method;
+        row(&format!("{name}: bytes asked, answered"), &|m| {
+            format!("{}, {}", m.latencies[i].request_bytes, m.latencies[i].answer_bytes)
+        });
+        row(&format!("{name}, 1 client: median / p99"), &|m| us(&m.latencies[i].gateway_us));
+        row("  bare echo, same sizes", &|m| us(&m.latencies[i].echo_us));
+        row("  times the echo's median", &|m| number(m.latencies[i].ratio.median()));
+    }
+    row("sessions listed", &|m| m.n_sessions.to_string());
+    for (i, load) in measured[0].loads.iter().enumerate() {
+        row(&format!("{}, 16 clients of depth 16", load.method), &|m| rate(&m.loads[i].gateway_per_s));
+        row("  bare echo, same sizes", &|m| rate(&m.loads[i].echo_per_s));
+        row("  processor time: gateway, echo", &|m| {
+            let load = &m.loads[i];
+            format!("{}, {} µs", number(load.gateway_cpu_us.median()), number(load.echo_cpu_us.median()))
+        });
+        row("  driver's share of one core", &|m| number(m.loads[i].driver_share.median()));
+    }
+    out.push('\n');
+    out
+}
+
+/// Everything, for machines.
+pub fn json(machine: &Value, measured: &[Measured], verdicts: &[Verdict]) -> String {
+    let value = json!({
+        "machine": machine,
+        "targets": measured.iter().map(target_json).collect::<Vec<_>>(),
+        "limits": verdicts.iter().map(|v| json!({
+            "name": v.name, "value": v.value, "bound": v.bound, "holds": v.holds,
+        })).collect::<Vec<_>>(),
+    });
+    format!("{value:#}\n")
+}
+
+fn target_json(m: &Measured) -> Value {
+    json!({
+        "name": m.name,
+        "command": m.command,
+        "program_bytes": m.program_bytes,
+        "start_fresh_ms": m.start_fresh_ms.to_json(),
+        "start_warm_ms": m.start_warm_ms.to_json(),
+        "stop_ms": m.stop_ms.to_json(),
+        "memory_idle": memory_json(&m.idle),
+        "memory_idle_clients": memory_json(&m.crowd),
+        "idle_clients": m.n_idle_clients,
+        "kib_per_idle_client": per_client_kib(m),
+        "echo_kib_per_idle_client": m.echo_kib_per_client,
+        "memory_clients_gone": memory_json(&m.after_crowd),
+        "memory_after_load": memory_json(&m.after_load),
+        "sessions_listed": m.n_sessions,
+        "latency": m.latencies.iter().map(|l| json!({
+            "method": l.method,
+            "request_bytes": l.request_bytes,
+            "answer_bytes": l.answer_bytes,
+            "gateway_us": l.gateway_us.to_json(),
+            "echo_us": l.echo_us.to_json(),
+            "ratio": l.ratio.to_json(),
+        })).collect::<Vec<_>>(),
+        "load": m.loads.iter().map(|l| json!({
+            "method": l.method,
+            "gateway_per_s": l.gateway_per_s.to_json(),
+            "echo_per_s": l.echo_per_s.to_json(),
+            "gateway_cpu_us_per_request": l.gateway_cpu_us.to_json(),
+            "echo_cpu_us_per_request": l.echo_cpu_us.to_json(),
+            "driver_share_of_a_core": l.driver_share.to_json(),
+        })).collect::<Vec<_>>(),
+    })
+}
+
+fn memory_json(memory: &Memory) -> Value {
+    json!({
+        "resident_kib": memory.resident_kib, "anonymous_kib": memory.anonymous_kib, "file_kib": memory.file_kib,
+        "threads": memory.n_threads, "processes": memory.n_processes,
+    })
+}
+
+fn per_client_kib(m: &Measured) -> f64 {
+    m.crowd.resident_kib.saturating_sub(m.idle.resident_kib) as f64 / m.n_idle_clients as f64
+}
+
+fn memory(memory: &Memory) -> String {
+    let mib = |kib: u64| number(kib as f64 / 1024.0);
+    format!("{} MiB ({} own)", mib(memory.resident_kib), mib(memory.anonymous_kib))
+}
+
+fn ms(samples: &Samples) -> String {
+    format!("{} ms ({} to {})", number(samples.median()), number(samples.min()), number(samples.max()))
+}
+
+fn us(samples: &Samples) -> String {
+    format!("{} / {} µs", number(samples.median()), number(samples.p99()))
+}
+
+fn rate(samples: &Samples) -> String {
+    format!("{}/s ({} to {})", number(samples.median()), number(samples.min()), number(samples.max()))
+}
+
+/// Three significant digits, thousands unshortened.
+fn number(value: f64) -> String {
+    match value.abs() {
+        size if size >= 100.0 => format!("{value:.0}"),
+        size if size >= 10.0 => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
+    }
+}
