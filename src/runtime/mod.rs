@@ -3,5 +3,10 @@
 //! **Invariant:** nothing here knows the protocol, the store or the gateway.
 
 pub mod clock;
+pub mod logging;
+pub mod memory;
+pub mod metrics;
+pub mod notify;
+pub mod pool;
 pub mod random;
 pub mod threads;
