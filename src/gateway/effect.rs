@@ -69,10 +69,10 @@ pub struct Job {
 pub enum Work {
     /// Reads.
     Query(Box<dyn FnOnce(&mut crate::store::reader::LazyReader) -> Result<Done, RpcError> + Send>),
-    /// Writes: durable before it is reported. Returns `Err` before its first write or not at all.
-    Store(Box<dyn FnOnce(&crate::store::db::Db<'_>) -> Result<Done, RpcError> + Send>),
-    /// Computes.
-    Defend(Box<dyn FnOnce() -> Done + Send>),
+    /// Writes: durable before it is reported. An error takes back what it wrote.
+    Store(Box<dyn FnOnce(&crate::store::db::Db<'_>) -> Result<Done, crate::store::StoreError> + Send>),
+    /// Computes; told when it started, for its deadline.
+    Defend(Box<dyn FnOnce(std::time::Instant) -> Done + Send>),
 }
 
 impl Work {

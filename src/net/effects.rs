@@ -1,0 +1,196 @@
+//! Carrying out what the core wants.
+
+use super::conn::{CLOSE_WAIT_MAX, Closing, Machine, Phase};
+use super::core::Core;
+use super::crowd::Standing;
+use super::http1::Refusal;
+use super::outbox::Queued;
+use super::server::{Ended, Server};
+use super::{tokens, ws};
+use crate::gateway::http::HttpResponse;
+use crate::gateway::{Effect, Event, Gone};
+use crate::log_limited;
+use crate::protocol::frame::OutFrame;
+use crate::protocol::{ConnId, close};
+use crate::runtime::metrics;
+
+impl<C: Core> Server<C> {
+    /// Hands an event to the core and does what it wants, until it wants nothing more.
+    pub(super) fn deliver(&mut self, event: Event<'_>) {
+        self.core.handle(self.now, event);
+        self.carry_out();
+        self.settle();
+    }
+
+    /// Tells the core what its effects, or ours, have brought about.
+    pub(super) fn settle(&mut self) {
+        loop {
+            let event = if let Some((origin, lane)) = self.shed.pop_front() {
+                Event::Shed(origin, lane)
+            } else if let Some((id, ended)) = self.gone.pop_front() {
+                match ended {
+                    Ended::WebSocket(gone) => Event::Closed(id, gone),
+                    Ended::Request => Event::HttpGone(id),
+                }
+            } else {
+                return;
+            };
+            self.core.handle(self.now, event);
+            self.carry_out();
+        }
+    }
+
+    fn carry_out(&mut self) {
+        while let Some(effect) = self.core.next_effect() {
+            match effect {
+                Effect::Send(id, frame) => self.send(id, frame),
+                Effect::Close(id, code, reason) => self.close(id, code, &reason),
+                Effect::Admit(id) => self.admit(id),
+                Effect::Reply(id, response) => self.reply(id, &response),
+                Effect::Start(job) => {
+                    if let Err(refused) = self.lanes.start(job) {
+                        self.shed.push_back(refused);
+                    }
+                }
+                Effect::Reconfigured => self.limits = (self.limits_of)(&self.core),
+                Effect::Stop => self.begin_stop(),
+            }
+        }
+    }
+
+    fn send(&mut self, id: ConnId, frame: OutFrame) {
+        let events_max = self.limits.event_queue_frames_max;
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        let Machine::WebSocket(socket) = &conn.machine else { return };
+        if socket.is_closing() {
+            return;
+        }
+        // What waits may only be waiting for the end of this turn: who takes it now is not slow.
+        if conn.out.is_full(events_max) && conn.writable {
+            self.flush(id);
+        }
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        match conn.out.push_frame(frame, events_max) {
+            Queued::Yes => {
+                metrics::FRAMES_OUT.increment();
+                self.list_dirty(id);
+            }
+            Queued::Skipped => metrics::EVENTS_DROPPED.increment(),
+            Queued::NoRoom => {
+                metrics::SLOW_CONSUMERS.increment();
+                let bytes = conn.out.queued_bytes();
+                log_limited!(Warn, "closing connection: slow consumer conn={} bytes={bytes}", id.0);
+                // It would never get to what waits.
+                conn.out.clear_unsent();
+                self.close(id, close::POLICY, "slow consumer");
+            }
+        }
+    }
+
+    /// Begins to close a WebSocket: what is queued leaves first.
+    pub(super) fn close(&mut self, id: ConnId, code: u16, reason: &str) {
+        let until = self.now.mono + CLOSE_WAIT_MAX;
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        let Machine::WebSocket(socket) = &mut conn.machine else { return };
+        if socket.is_closing() {
+            return;
+        }
+        let gone = Gone { code, reason: close::reason(reason).to_owned() };
+        socket.phase = Phase::Closing(Closing { gone, peer_closed: false, until });
+        conn.out.push_bytes(ws::close(code, reason));
+        self.list_dirty(id);
+        self.arm(id);
+    }
+
+    fn admit(&mut self, id: ConnId) {
+        let now = self.now.mono;
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        let Machine::WebSocket(socket) = &mut conn.machine else { return };
+        if socket.is_closing() || socket.is_admitted() {
+            return;
+        }
+        socket.admit(now);
+        self.stand(id, Standing::Admitted);
+        self.arm(id);
+    }
+
+    pub(super) fn reply(&mut self, id: ConnId, response: &HttpResponse) {
+        if tokens::is_control(id) {
+            if let Some(answer) = self.asked.remove(&id) {
+                // Nobody waits any more when the control port has given up.
+                let _ = answer.try_send(response.clone());
+            }
+            return;
+        }
+        let last = self.stopping.is_some();
+        let (now, wall_ms) = (self.now.mono, self.now.wall_ms);
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        let Machine::Http(http) = &mut conn.machine else { return };
+        let last = last || conn.read_closed;
+        if let Some(bytes) = http.answer(response, last, now, wall_ms) {
+            conn.out.push_bytes(bytes);
+            if std::mem::take(&mut conn.waits_for_core) {
+                self.totals.http_waiting -= 1;
+            }
+            self.list_dirty(id);
+            self.list_ready(id);
+            self.arm(id);
+        }
+    }
+
+    /// Answers for the core, and ends the connection after that.
+    pub(super) fn refuse(&mut self, id: ConnId, refusal: Refusal) {
+        let wall_ms = self.now.wall_ms;
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        let Machine::Http(http) = &mut conn.machine else { return };
+        log_limited!(Debug, "refusing request: {} conn={} status={}", refusal.reason, id.0, refusal.status);
+        let was_waiting = std::mem::take(&mut conn.waits_for_core);
+        http.end();
+        let body = super::http1::response::BodyPart::Written;
+        conn.out.push_bytes(super::http1::response::encode(&refusal.response(), body, false, wall_ms));
+        if was_waiting {
+            self.totals.http_waiting -= 1;
+            self.gone.push_back((id, Ended::Request));
+        }
+        self.list_dirty(id);
+        self.arm(id);
+    }
+
+    /// The core has said everything: nobody new, and everybody out.
+    fn begin_stop(&mut self) {
+        if self.stopping.is_some() {
+            return;
+        }
+        self.stopping = Some(self.now.mono + self.limits.shutdown_drain);
+        self.doors.close();
+        for id in self.conns.ids() {
+            let Some(conn) = self.conns.get_mut(id) else { continue };
+            match &conn.machine {
+                // An answer that is owed is given; a request that is not complete was promised nothing.
+                Machine::Http(http) if http.is_answering() || !conn.out.is_empty() => {}
+                Machine::Http(_) => self.remove(id),
+                Machine::WebSocket(_) => self.close(id, close::SERVICE_RESTART, "service restart"),
+                Machine::Lingering(_) => {}
+            }
+        }
+    }
+
+    pub(super) fn list_dirty(&mut self, id: ConnId) {
+        if let Some(conn) = self.conns.get_mut(id)
+            && !std::mem::replace(&mut conn.is_dirty, true)
+        {
+            self.dirty.push(id);
+        }
+    }
+
+    /// Sends what this part of the turn has queued.
+    pub(super) fn flush_dirty(&mut self) {
+        while let Some(id) = self.dirty.pop() {
+            if let Some(conn) = self.conns.get_mut(id) {
+                conn.is_dirty = false;
+                self.flush(id);
+            }
+        }
+        self.settle();
+    }
+}
