@@ -231,11 +231,20 @@ impl<R: Send + 'static> Writer<R> {
     /// # Errors
     /// [`StoreError::Thread`].
     pub fn start(database: Database, sink: impl FnMut(R) + Send + 'static) -> Result<Writer<R>, StoreError> {
+        Writer::start_with(database, GROUP_TIME_MAX, sink)
+    }
+
+    fn start_with(
+        database: Database,
+        group_time_max: Duration,
+        sink: impl FnMut(R) + Send + 'static,
+    ) -> Result<Writer<R>, StoreError> {
         let path = database.path().to_owned();
         let (sender, queue) = bounded(WRITE_QUEUE_MAX);
         let (stopping, stopped) = bounded(1);
         let stats = Arc::new(WriterStats::default());
-        let worker = Worker { queries: database.into_queries(), queue, sink, stats: Arc::clone(&stats) };
+        let worker =
+            Worker { queries: database.into_queries(), queue, sink, stats: Arc::clone(&stats), group_time_max };
         let body = move || {
             worker.work();
             // Dropped here: whoever waits for the end sees it.
@@ -283,6 +292,7 @@ struct Worker<R, S> {
     queue: Receiver<Message<R>>,
     sink: S,
     stats: Arc<WriterStats>,
+    group_time_max: Duration,
 }
 
 /// A job that has run: its report if it went well, and what to say if it did not after all.
@@ -368,7 +378,7 @@ impl<R, S: FnMut(R)> Worker<R, S> {
                 let cause = ran.last().and_then(Ran::failure).map_or_else(String::new, StoreError::to_string);
                 return Err(StoreError::GroupLost { cause });
             }
-            if ran.len() < GROUP_JOBS_MAX && started.elapsed() < GROUP_TIME_MAX {
+            if ran.len() < GROUP_JOBS_MAX && started.elapsed() < self.group_time_max {
                 match self.queue.try_recv() {
                     Ok(Message::Job(job)) => next = Some(job),
                     Ok(Message::Stop) => *go_on = false,
