@@ -1,7 +1,8 @@
 //! Opening the database: making, checking, copying, migrating, and setting aside what is damaged.
 //!
-//! A fresh file is built under another name, written through to the disk once and then renamed, so a crash while it
-//! is made leaves nothing that looks like a database. An existing file is checked for whose it is and which version
+//! A fresh file is built under another name and then renamed, so a crash while it is made leaves nothing that looks
+//! like a database. Writing it through to the disk is left to the `store` thread, which does it before its first
+//! commit: a start need not wait for the disk, since nothing has been acknowledged yet. An existing file is checked for whose it is and which version
 //! it has before anything is changed; before a migration it is copied. A damaged file is renamed with a timestamp,
 //! never deleted.
 
@@ -49,6 +50,26 @@ pub enum OnDamage {
 pub struct Database {
     queries: Queries,
     path: PathBuf,
+    // After the connection, so that it is closed after it: see `FreshFile`.
+    fresh: Option<FreshFile>,
+}
+
+/// A database file that was made by this process and may not be on the disk yet.
+///
+/// It is held as long as the connection: closing any descriptor of a file drops every lock that the process has on
+/// it (POSIX), and with them the ones by which SQLite keeps other processes from removing the log.
+#[derive(Debug)]
+pub(super) struct FreshFile {
+    file: File,
+    parent: PathBuf,
+}
+
+impl FreshFile {
+    /// Writes the file and its name through to the disk.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.file.sync_all()?;
+        File::open(&self.parent)?.sync_all()
+    }
 }
 
 /// A database and what it took to open it.
@@ -104,8 +125,8 @@ impl Database {
         Ok(result)
     }
 
-    pub(super) fn into_queries(self) -> Queries {
-        self.queries
+    pub(super) fn into_parts(self) -> (Queries, Option<FreshFile>) {
+        (self.queries, self.fresh)
     }
 }
 
@@ -122,9 +143,9 @@ fn open_at(path: &Path, migrations: &[Migration], now_ms: i64, on_damage: OnDama
         // Somebody moved the database away and left its log, which would be replayed into the new file.
         rename_with_companions(path, now_ms)?;
     }
-    create(path, migrations)?;
+    let fresh = create(path, migrations)?;
     let conn = connect_writer(path)?;
-    let database = Database { queries: Queries::new(conn), path: path.to_owned() };
+    let database = Database { queries: Queries::new(conn), path: path.to_owned(), fresh: Some(fresh) };
     Ok(Opened { database, created: true, migrated: None, set_aside })
 }
 
@@ -144,7 +165,7 @@ fn open_existing(path: &Path, migrations: &[Migration], now_ms: i64) -> Result<O
         }
         schema::migrate(&mut conn, migrations).map_err(damaged)?;
     }
-    let database = Database { queries: Queries::new(conn), path: path.to_owned() };
+    let database = Database { queries: Queries::new(conn), path: path.to_owned(), fresh: None };
     Ok(Opened { database, created: found == 0, migrated, set_aside: None })
 }
 
@@ -164,11 +185,9 @@ fn check(conn: &Connection, path: &Path, migrations: &[Migration]) -> Result<i64
     Ok(found)
 }
 
-/// Builds a fresh database under another name and moves it into place.
-///
-/// Until the rename nobody knows the file, so it needs no journal and no intermediate syncs: one at the end makes it
-/// durable. That is what keeps the first start within the start-up budget.
-fn create(path: &Path, migrations: &[Migration]) -> Result<(), StoreError> {
+/// Builds a fresh database under another name and moves it into place. Until then nobody knows the file, so it needs
+/// no journal.
+fn create(path: &Path, migrations: &[Migration]) -> Result<FreshFile, StoreError> {
     let aside = companion(path, ".new");
     let file_failed = |act, path: &Path| {
         let path = path.to_owned();
@@ -188,10 +207,8 @@ fn create(path: &Path, migrations: &[Migration]) -> Result<(), StoreError> {
     schema::migrate(&mut conn, migrations)?;
     conn.execute_batch("PRAGMA journal_mode = WAL;")?;
     conn.close().map_err(|(_, source)| StoreError::Open { path: aside.clone(), source })?;
-    file.sync_all().map_err(file_failed("write", &aside))?;
     fs::rename(&aside, path).map_err(file_failed("create", path))?;
-    let parent = path.parent().unwrap_or(Path::new("."));
-    File::open(parent).and_then(|dir| dir.sync_all()).map_err(file_failed("write", parent))
+    Ok(FreshFile { file, parent: path.parent().unwrap_or(Path::new(".")).to_owned() })
 }
 
 /// Copies the whole database, log included, to a file next to it.

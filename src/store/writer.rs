@@ -30,7 +30,7 @@ use crate::runtime::threads::{self, STACK_BYTES_DEEP};
 
 use super::StoreError;
 use super::db::{Db, Queries};
-use super::open::Database;
+use super::open::{Database, FreshFile};
 
 /// Jobs that may wait; beyond it a submitter gets its job back, and its client is asked to try again.
 pub const WRITE_QUEUE_MAX: usize = 1024;
@@ -243,8 +243,8 @@ impl<R: Send + 'static> Writer<R> {
         let (sender, queue) = bounded(WRITE_QUEUE_MAX);
         let (stopping, stopped) = bounded(1);
         let stats = Arc::new(WriterStats::default());
-        let worker =
-            Worker { queries: database.into_queries(), queue, sink, stats: Arc::clone(&stats), group_time_max };
+        let (queries, fresh) = database.into_parts();
+        let worker = Worker { queries, fresh, queue, sink, stats: Arc::clone(&stats), group_time_max };
         let body = move || {
             worker.work();
             // Dropped here: whoever waits for the end sees it.
@@ -289,6 +289,7 @@ impl<R: Send + 'static> Writer<R> {
 /// What the thread owns.
 struct Worker<R, S> {
     queries: Queries,
+    fresh: Option<FreshFile>,
     queue: Receiver<Message<R>>,
     sink: S,
     stats: Arc<WriterStats>,
@@ -312,6 +313,10 @@ impl<R> Ran<R> {
 
 impl<R, S: FnMut(R)> Worker<R, S> {
     fn work(mut self) {
+        // Before anything is acknowledged, and here rather than at the start, which does not wait for the disk.
+        if let Some(Err(error)) = self.fresh.as_ref().map(FreshFile::sync) {
+            log::error!("database cannot be written through to the disk: {error}");
+        }
         let mut go_on = true;
         while go_on {
             go_on = match self.queue.recv() {
