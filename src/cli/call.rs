@@ -8,6 +8,7 @@ use super::commands::{CONNECT, HELP, OUTPUT, PLACE, SECRETS};
 use super::flags::{Command, Count, Example, FLAG, Flag, Word};
 use super::term::Out;
 use super::{CliError, Outcome, gateway};
+use crate::config::json5;
 use crate::protocol::scope::Scope;
 
 /// The row of `gateway call`.
@@ -76,7 +77,7 @@ fn run(args: &Args, out: &mut Out) -> Result<Outcome, CliError> {
 }
 
 fn read_params(text: &str) -> Result<Value, CliError> {
-    match json5::from_str::<Value>(text) {
+    match json5::value(text) {
         Ok(value @ Value::Object(_)) => Ok(value),
         Ok(_) => Err(CliError::BadRequest {
             what: "--params must be an object".to_owned(),

@@ -1,0 +1,82 @@
+//! `ui`, `logging`, `diagnostics`, `update`, `env`, `meta`, `browser` and the like: config.md sections 1, 18 and 19.
+
+use crate::config::schema::{
+    ANY_INT, Kind, Row, any, choice, flag, int, map, open, path, row, secret, table, text, texts,
+};
+
+#[rustfmt::skip]
+pub(super) static UI: &[Row] = &[
+    row("ui.seamColor", Kind::Color).or("\"#4b5563\"").label("Accent Color").doc("Accent color of upstream's clients."),
+    text("ui.assistant.name").chars(50).otherwise("the agent's name").now().doc("Name shown for the assistant."),
+    text("ui.assistant.avatar").chars(2_000_000).otherwise("the agent's picture").now().doc("Picture shown for it."),
+    any("ui.prefs").doc("What users chose on upstream's page (protocol 4)."),
+];
+
+#[rustfmt::skip]
+pub(super) static ROWS: &[Row] = &[
+    choice("logging.level", &["silent", "fatal", "error", "warn", "info", "debug", "trace"]).or("\"info\"").env(&["OPENCLAW_RS_LOG"]).now().basic()
+        .doc("How much is logged. `--log` wins over `OPENCLAW_RS_LOG`, which wins over the key."),
+    choice("logging.consoleLevel", &["silent", "fatal", "error", "warn", "info", "debug", "trace"]).otherwise("`logging.level`").now().doc("How much of it reaches the terminal."),
+    path("logging.file").otherwise("`<state>/logs/openclaw-rs-YYYY-MM-DD.log`").restart().now().doc("Log file."),
+    int("logging.maxFileBytes", 1, ANY_INT).doc("Largest log file, in bytes."),
+    choice("logging.consoleStyle", &["pretty", "compact", "json"]).otherwise("`pretty` on a terminal, else `json`").doc("How lines look on the terminal."),
+    choice("logging.redactSensitive", &["off", "tools"]).or("\"tools\"").now().doc("Replace what looks like a secret in logged tool output."),
+    row("logging.redactPatterns", Kind::Regexes).otherwise("a built-in set").now().doc("What looks like one."),
+
+    open("diagnostics").restart().doc("Diagnostics of upstream's gateway."),
+    flag("diagnostics.enabled").restart().doc("Collect them."),
+    texts("diagnostics.flags").restart().doc("Which."),
+    open("diagnostics.otel").restart().doc("OpenTelemetry export."),
+    map("diagnostics.otel.headers").restart().doc("Headers for it."),
+    secret("diagnostics.otel.headers.*").restart().doc("One header."),
+    open("update").doc("Updates of upstream's programs."),
+    choice("update.channel", &["stable", "beta", "dev"]).or("\"stable\"").doc("Which releases."),
+    flag("update.checkOnStart").or("true").doc("Look for them at start."),
+    text("$schema").doc("Schema that editors use."),
+    open("env").restart().doc("Environment variables for this process, set where they are unset."),
+    map("env.vars").restart().now().doc("Variables by name."),
+    secret("env.vars.*").restart().now().doc("Value of that variable; also directly as `env.NAME`."),
+    table("env.shellEnv").restart().doc("Import of missing provider keys from the login shell."),
+    flag("env.shellEnv.enabled").or("false").restart().doc("Import them."),
+    int("env.shellEnv.timeoutMs", 0, ANY_INT).or("15000").restart().doc("How long the shell may take, in milliseconds."),
+    secret("env.*").restart().now().doc("One variable, directly."),
+    open("meta").doc("Written by tools."),
+    text("meta.lastTouchedVersion").doc("Version that wrote the document last."),
+    any("meta.lastTouchedAt").doc("When."),
+    open("wizard").doc("Written by upstream's wizard."),
+    text("wizard.lastRunAt").doc("When it ran."),
+    text("wizard.lastRunVersion").doc("Its version."),
+    text("wizard.lastRunCommit").doc("Its commit."),
+    text("wizard.lastRunCommand").doc("Its command."),
+    path("wizard.storePath").otherwise("the store database").alias(&["wizard.statePath", "runtime.wizardStorePath"]).doc("Where the reference kept wizard state."),
+    choice("wizard.lastRunMode", &["local", "remote"]).doc("Its mode."),
+
+    open("browser").restart().doc("Browser control."),
+    flag("browser.enabled").or("true").restart().doc("Offer it."),
+    flag("browser.evaluateEnabled").or("true").restart().doc("Allow scripts in pages."),
+    flag("browser.headless").or("false").restart().doc("Without a window."),
+    flag("browser.noSandbox").or("false").restart().doc("Without the browser's own sandbox."),
+    flag("browser.attachOnly").or("false").restart().doc("Never start one."),
+    text("browser.defaultProfile").or("\"openclaw\"").restart().doc("Profile used when none is named."),
+    row("browser.color", Kind::Color).or("\"#FF4500\"").restart().doc("Color of its frame."),
+    path("browser.executablePath").otherwise("detected").restart().doc("The program."),
+    secret("browser.cdpUrl").restart().doc("Address of a running one; may hold credentials."),
+    int("browser.remoteCdpTimeoutMs", 0, ANY_INT).or("1500").restart().doc("Deadline of a request to it, in milliseconds."),
+    int("browser.remoteCdpHandshakeTimeoutMs", 0, ANY_INT).or("3000").restart().doc("Deadline of its handshake, in milliseconds."),
+    map("browser.profiles").restart().doc("Profiles by name."),
+    open("browser.profiles.*").restart().doc("One profile."),
+    secret("browser.profiles.*.cdpUrl").restart().doc("Address of a running one; may hold credentials."),
+    open("browser.ssrfPolicy").doc("Which addresses pages may have."),
+    open("canvasHost").restart().doc("Canvas pages."),
+    open("discovery").restart().doc("How the gateway is found."),
+    choice("discovery.mdns.mode", &["off", "minimal", "full"]).or("\"minimal\"").restart().doc("What is announced on the local network."),
+    flag("discovery.wideArea.enabled").or("false").restart().doc("Announce by DNS."),
+    open("media").doc("Stored media."),
+    flag("media.preserveFilenames").or("false").doc("Keep the names files came with."),
+    any("presence").doc("Kept for upstream's gateway."),
+    any("cli").doc("Kept for upstream's command line."),
+    any("crestodian").doc("Kept for upstream's gateway."),
+    any("secrets").doc("Secret providers of upstream's gateway."),
+    any("surfaces").doc("Kept for upstream's gateway."),
+    any("proxy").doc("Outbound proxy of upstream's gateway."),
+];

@@ -1,0 +1,232 @@
+//! `agents.*`, `session.*`, `ui.*`: who answers, and in which session.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::reader::Reader;
+
+/// The agents.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Agents {
+    /// At least one; ids are unique.
+    pub list: Vec<Agent>,
+    /// Id of the one that answers when nothing else decides; in `list`.
+    pub default_id: String,
+    pub defaults: AgentDefaults,
+}
+
+/// One agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Agent {
+    /// Lower case.
+    pub id: String,
+    pub name: Option<String>,
+    pub workspace: PathBuf,
+    pub identity: Identity,
+    /// Its own models; empty: those of the defaults.
+    pub model: ModelChoice,
+}
+
+/// How an agent presents itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    pub name: Option<String>,
+    pub theme: Option<String>,
+    pub emoji: Option<String>,
+    pub avatar: Option<String>,
+}
+
+/// Models in order of use, as `provider/model`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ModelChoice {
+    pub primary: Option<String>,
+    pub fallbacks: Vec<String>,
+}
+
+/// What every agent starts from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentDefaults {
+    pub model: ModelChoice,
+    pub heartbeat: Heartbeat,
+}
+
+/// Runs without a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// `None`: off.
+    pub every: Option<Duration>,
+    /// As written, for status answers.
+    pub every_text: String,
+    pub target: String,
+    pub prompt: Option<String>,
+    pub ack_max_chars: usize,
+}
+
+/// The agent there is when none is configured.
+const SOLE_AGENT: &str = "main";
+
+impl Agents {
+    pub(super) fn read(agents: &Reader<'_>, state_dir: &Path) -> Agents {
+        let defaults = agents.at("defaults");
+        let workspace = defaults.path("workspace").unwrap_or_else(|| state_dir.join("workspace"));
+        let mut list: Vec<Agent> = Vec::new();
+        let mut default_id = None;
+        let listed = agents.each("list").into_iter().map(|agent| (agent.text("id").unwrap_or_default(), agent));
+        for (id, agent) in listed.chain(agents.entries("entries")) {
+            let id = id.trim().to_lowercase();
+            if agent.flag("default") && default_id.is_none() {
+                default_id = Some(id.clone());
+            }
+            list.push(Agent::read(id, &agent, &workspace));
+        }
+        if list.is_empty() {
+            list.push(Agent {
+                id: SOLE_AGENT.to_owned(),
+                name: None,
+                workspace,
+                identity: Identity::default(),
+                model: ModelChoice::default(),
+            });
+        }
+        Agents {
+            default_id: default_id.unwrap_or_else(|| list[0].id.clone()),
+            list,
+            defaults: AgentDefaults {
+                model: ModelChoice::read(&defaults),
+                heartbeat: Heartbeat::read(&defaults.at("heartbeat")),
+            },
+        }
+    }
+
+    /// The agent with an id.
+    pub fn get(&self, id: &str) -> Option<&Agent> {
+        self.list.iter().find(|agent| agent.id == id)
+    }
+
+    /// The models of an agent: its own, else the defaults'.
+    pub fn model_of(&self, id: &str) -> &ModelChoice {
+        match self.get(id) {
+            Some(agent) if agent.model.primary.is_some() => &agent.model,
+            _ => &self.defaults.model,
+        }
+    }
+}
+
+impl Agent {
+    fn read(id: String, agent: &Reader<'_>, workspace: &Path) -> Agent {
+        let identity = agent.at("identity");
+        Agent {
+            id,
+            name: agent.text("name"),
+            workspace: agent.path("workspace").unwrap_or_else(|| workspace.to_owned()),
+            identity: Identity {
+                name: identity.text("name"),
+                theme: identity.text("theme"),
+                emoji: identity.text("emoji"),
+                avatar: identity.text("avatar"),
+            },
+            model: ModelChoice::read(agent),
+        }
+    }
+}
+
+impl ModelChoice {
+    /// `model` is text or `{primary, fallbacks}`.
+    fn read(holder: &Reader<'_>) -> ModelChoice {
+        ModelChoice {
+            primary: holder.text("model").or_else(|| holder.text("model.primary")),
+            fallbacks: holder.texts("model.fallbacks"),
+        }
+    }
+}
+
+impl Heartbeat {
+    fn read(heartbeat: &Reader<'_>) -> Heartbeat {
+        let (every, every_text) = heartbeat.duration("every");
+        Heartbeat {
+            every: (!every.is_zero()).then_some(every),
+            every_text,
+            target: heartbeat.text_or_default("target"),
+            prompt: heartbeat.text("prompt"),
+            ack_max_chars: heartbeat.usize("ackMaxChars"),
+        }
+    }
+}
+
+/// Session keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// Name of the main session.
+    pub main_key: String,
+    pub scope: SessionScope,
+    pub dm_scope: DmScope,
+    /// Ids of one person, as `channel:id`, by a name for them.
+    pub identity_links: BTreeMap<String, Vec<String>>,
+}
+
+/// `session.scope`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionScope {
+    PerSender,
+    Global,
+}
+
+impl SessionScope {
+    /// Its word in documents and in `hello-ok`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            SessionScope::PerSender => "per-sender",
+            SessionScope::Global => "global",
+        }
+    }
+}
+
+/// `session.dmScope`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DmScope {
+    Main,
+    PerPeer,
+    PerChannelPeer,
+    PerAccountChannelPeer,
+}
+
+impl Session {
+    pub(super) fn read(session: &Reader<'_>) -> Session {
+        let links = session.values("identityLinks").into_iter();
+        Session {
+            main_key: session.text_or_default("mainKey").to_lowercase(),
+            scope: match session.text_or_default("scope").as_str() {
+                "global" => SessionScope::Global,
+                _ => SessionScope::PerSender,
+            },
+            dm_scope: match session.text_or_default("dmScope").as_str() {
+                "per-peer" => DmScope::PerPeer,
+                "per-channel-peer" => DmScope::PerChannelPeer,
+                "per-account-channel-peer" => DmScope::PerAccountChannelPeer,
+                _ => DmScope::Main,
+            },
+            identity_links: links
+                .map(|(name, ids)| {
+                    let ids = ids.as_array().into_iter().flatten().filter_map(|id| id.as_str().map(str::to_owned));
+                    (name, ids.collect())
+                })
+                .collect(),
+        }
+    }
+}
+
+/// How the assistant is shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ui {
+    /// `None`: the default agent's name.
+    pub assistant_name: Option<String>,
+    /// `None`: the default agent's picture.
+    pub assistant_avatar: Option<String>,
+}
+
+impl Ui {
+    pub(super) fn read(ui: &Reader<'_>) -> Ui {
+        Ui { assistant_name: ui.text("assistant.name"), assistant_avatar: ui.text("assistant.avatar") }
+    }
+}

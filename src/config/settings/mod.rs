@@ -1,0 +1,96 @@
+//! The settings: typed, checked, shared by `Arc`.
+//!
+//! The only form of the configuration that the rest of the program reads. Built from the layered document by
+//! [`build`]; each section's types and reading stand together in one file.
+
+pub mod agents;
+pub mod gateway;
+pub mod hooks;
+pub mod models;
+mod reader;
+pub mod runtime;
+pub mod security;
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::document::Context;
+use super::environment;
+use super::expand::Env;
+use super::{Issue, rules};
+use reader::{ReadContext, Reader};
+
+/// Everything that was configured, with defaults filled in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    pub gateway: gateway::Gateway,
+    pub runtime: runtime::Runtime,
+    pub store: runtime::Store,
+    pub logging: runtime::Logging,
+    pub security: security::Security,
+    pub hooks: hooks::Hooks,
+    pub session: agents::Session,
+    pub agents: agents::Agents,
+    pub models: models::Models,
+    pub ui: agents::Ui,
+}
+
+/// Settings and what the user should know about where they came from.
+#[derive(Debug)]
+pub struct Built {
+    pub settings: Settings,
+    pub warnings: Vec<Issue>,
+}
+
+/// Builds settings from a canonical, valid document, the environment and the command line.
+///
+/// # Errors
+/// Every rule across keys that does not hold, and every secret that is not to be had.
+pub fn build(config: &Value, dir: &Path, context: &Context, env: &Env) -> Result<Built, Vec<Issue>> {
+    build_and_trace(config, dir, context, env).map(|(built, _)| built)
+}
+
+/// As [`build`], with the paths of the rows that were read.
+fn build_and_trace(
+    config: &Value,
+    dir: &Path,
+    context: &Context,
+    env: &Env,
+) -> Result<(Built, BTreeSet<String>), Vec<Issue>> {
+    let mut layered = environment::layer(config, env, &context.overrides);
+    let mut issues = std::mem::take(&mut layered.issues);
+    let warnings = std::mem::take(&mut layered.warnings);
+    let cx = ReadContext {
+        layered: &layered,
+        env,
+        dir,
+        home: context.home.as_deref(),
+        issues: RefCell::new(Vec::new()),
+        seen: RefCell::new(BTreeSet::new()),
+    };
+    let root = Reader::new(&cx);
+    let settings = Settings {
+        gateway: gateway::Gateway::read(&root, &layered, context),
+        runtime: runtime::Runtime::read(&root.at("runtime")),
+        store: runtime::Store::read(&root.at("store"), &context.state_dir),
+        logging: runtime::Logging::read(&root.at("logging")),
+        security: security::Security::read(&root.at("security"), &context.state_dir),
+        hooks: hooks::Hooks::read(&root.at("hooks")),
+        session: agents::Session::read(&root.at("session")),
+        agents: agents::Agents::read(&root.at("agents"), &context.state_dir),
+        models: models::Models::read(&root.at("models")),
+        ui: agents::Ui::read(&root.at("ui")),
+    };
+    issues.extend(cx.issues.take());
+    rules::check(&settings, &mut issues);
+    if !issues.is_empty() {
+        return Err(issues);
+    }
+    Ok((Built { settings, warnings }, cx.seen.take()))
+}
+
+#[cfg(test)]
+mod tests;
