@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::config::secret::Secret;
+
 /// Everything that can be said on a command line. Each command reads the nouns it has flags for.
 #[derive(Debug, Default)]
 pub struct Args {
@@ -163,28 +165,6 @@ pub struct DefendArgs {
     pub kind: Option<String>,
 }
 
-/// A secret from the command line. `Debug` shows that there is one, never what it is.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Keeps `text` out of every log.
-    pub fn new(text: String) -> Secret {
-        Secret(text)
-    }
-
-    /// The secret itself, for the one who presents or checks it.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(..)")
-    }
-}
-
 /// Why a value was refused: completes "--flag ...". Never repeats the value, which may be a secret.
 #[derive(Debug, PartialEq, Eq)]
 pub struct BadValue(pub String);
@@ -228,7 +208,7 @@ impl Given {
     /// # Errors
     /// As [`Given::text`].
     pub fn secret(&self) -> Result<Secret, BadValue> {
-        self.text().map(Secret)
+        self.text().map(Secret::new)
     }
 
     /// The value as a path.

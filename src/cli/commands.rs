@@ -4,7 +4,7 @@ use super::args::{Args, Given, Special};
 use super::flags::{Command, Count, Example, FLAG, Flag, Found, Word};
 use super::term::Out;
 use super::{CliError, Outcome};
-use super::{completions, devices, doctor, gateway, health, help, man, sessions};
+use super::{completions, config, defend, devices, doctor, gateway, health, help, man, sessions};
 
 /// The program itself: without a command it runs the daemon.
 pub static ROOT: Command = Command {
@@ -26,8 +26,10 @@ pub static ROOT: Command = Command {
         &health::HEALTH,
         &health::STATUS,
         &sessions::COMMAND,
+        &config::COMMAND,
         &devices::COMMAND,
         &doctor::COMMAND,
+        &defend::COMMAND,
         &completions::COMMAND,
         &man::COMMAND,
         &HELP_COMMAND,

@@ -265,7 +265,7 @@ mod tests {
             ("openclaw-rs gateway run --por", &["--port"]),
             ("openclaw-rs gateway run --auth pa", &["password"]),
             ("openclaw-rs completions f", &["fish"]),
-            ("openclaw-rs devices ap", &["approve"]),
+            ("openclaw-rs config va", &["validate"]),
         ];
         for (line, expected) in cases {
             let Some(offers) = bash_offers(line) else { return };

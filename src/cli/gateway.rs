@@ -7,7 +7,7 @@ use super::client::{Client, Target};
 use super::commands::{HELP, OUTPUT, PLACE, SECRETS, TALK};
 use super::flags::{Command, Example, FLAG, Flag};
 use super::health::span;
-use super::target::{self, Configured};
+use super::target;
 use super::term::{Out, Style};
 use super::{CliError, Outcome, call};
 use crate::protocol::scope::Scope;
@@ -116,7 +116,7 @@ pub const RUN_FLAGS: &[Flag] = &[
     Flag {
         long: "log",
         value: Some("LEVEL"),
-        choices: &["off", "error", "warn", "info", "debug", "trace"],
+        choices: &["silent", "error", "warn", "info", "debug", "trace"],
         env: &["OPENCLAW_RS_LOG"],
         help: "how much to log; info without it",
         set: |args, given| {
@@ -137,9 +137,7 @@ pub fn run(_args: &Args, _out: &mut Out) -> Result<Outcome, CliError> {
 /// # Errors
 /// [`CliError`] for an address without a secret, or a configuration that cannot be read.
 pub fn target(args: &Args) -> Result<Target, CliError> {
-    target::resolve(args, &target::process_env, || {
-        Ok(Configured { url: "ws://127.0.0.1:18789".to_owned(), ..Configured::default() })
-    })
+    target::resolve(args, &target::process_env, || target::configured(args))
 }
 
 fn status(args: &Args, out: &mut Out) -> Result<Outcome, CliError> {

@@ -9,7 +9,7 @@ use super::commands::TALK;
 use super::flags::{Command, Example};
 use super::table::{Cell, Table};
 use super::term::{Out, Style};
-use super::{CliError, Outcome, gateway};
+use super::{CliError, Exit, Outcome, gateway};
 use crate::protocol::scope::Scope;
 use crate::runtime::clock;
 
@@ -105,7 +105,7 @@ fn health(args: &Args, out: &mut Out) -> Result<Outcome, CliError> {
     } else {
         print_health(&snapshot, out)?;
     }
-    Ok(if snapshot.ok { Outcome::Done } else { Outcome::BadNews })
+    Ok(if snapshot.ok { Outcome::Done } else { Outcome::BadNews(Exit::Failure) })
 }
 
 fn print_health(snapshot: &Snapshot, out: &mut Out) -> std::io::Result<()> {
@@ -139,7 +139,7 @@ fn status(args: &Args, out: &mut Out) -> Result<Outcome, CliError> {
         print_status(&client, &snapshot, now_ms, out)?;
     }
     client.close();
-    Ok(if snapshot.ok { Outcome::Done } else { Outcome::BadNews })
+    Ok(if snapshot.ok { Outcome::Done } else { Outcome::BadNews(Exit::Failure) })
 }
 
 fn print_status(client: &Client, snapshot: &Snapshot, now_ms: i64, out: &mut Out) -> std::io::Result<()> {

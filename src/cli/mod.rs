@@ -23,9 +23,12 @@ pub mod table;
 pub mod term;
 
 pub mod client;
+pub mod place;
 pub mod target;
 
 pub mod call;
+pub mod config;
+pub mod defend;
 pub mod devices;
 pub mod doctor;
 pub mod gateway;
@@ -34,6 +37,7 @@ pub mod sessions;
 
 use std::error::Error as _;
 use std::io::{self, Write as _};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use serde_json::json;
@@ -42,6 +46,11 @@ use thiserror::Error;
 use client::ClientError;
 use flags::{Parsed, UsageError};
 use term::{Out, visible};
+
+use crate::config::ConfigError;
+use crate::config::edit::EditError;
+use crate::defender::rules::RuleError;
+use crate::store::StoreError;
 
 /// The version of the program, as `--version` and the handshake say it.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -77,8 +86,8 @@ pub const EXITS: &[(u8, &str)] = &[
 pub enum Outcome {
     /// As asked.
     Done,
-    /// The answer was given, and it is bad news: a check failed, the gateway is not well.
-    BadNews,
+    /// The answer was given, and it is bad news: a check failed, the gateway is not well. The status says so.
+    BadNews(Exit),
 }
 
 /// Why a command failed.
@@ -98,6 +107,39 @@ pub enum CliError {
     /// The gateway could not be reached or refused.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// The configuration cannot be read, used or written.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A change of the configuration was refused; nothing was written.
+    #[error("{} was not changed: {}", path.display(), edit_refusal(error))]
+    Edit {
+        /// The document.
+        path: PathBuf,
+        /// Why.
+        error: EditError,
+    },
+    /// A configuration value that is not there.
+    #[error("{what}")]
+    NoValue {
+        /// Which.
+        what: String,
+        /// The key it may have been meant to be.
+        near: Option<String>,
+    },
+    /// The configured rules cannot be used.
+    #[error("the defender's rules cannot be used")]
+    Rules(#[source] RuleError),
+    /// The state directory or the store cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// What a command was to read cannot be read.
+    #[error("cannot read {name}")]
+    Input {
+        /// The file.
+        name: String,
+        /// The operating system's reason.
+        source: io::Error,
+    },
     /// Standard output is closed or full.
     #[error("cannot write the answer")]
     Output(#[from] io::Error),
@@ -109,6 +151,11 @@ impl CliError {
         match self {
             CliError::Usage(_) | CliError::BadRequest { .. } => "USAGE",
             CliError::Client(error) => error.code(),
+            CliError::Config(_) | CliError::Edit { .. } | CliError::Rules(_) => "CONFIG",
+            CliError::NoValue { .. } => "NOT_SET",
+            CliError::Store(StoreError::Locked { .. }) => "ALREADY_RUNNING",
+            CliError::Store(_) => "STORE",
+            CliError::Input { .. } => "INPUT",
             CliError::Output(_) => "OUTPUT",
         }
     }
@@ -119,8 +166,21 @@ impl CliError {
             CliError::Usage(error) => Some(error.hint()),
             CliError::BadRequest { hint, .. } => Some((*hint).to_owned()),
             CliError::Client(error) => error.hint(),
-            CliError::Output(_) => None,
+            CliError::Config(error) => error.hint().map(str::to_owned),
+            CliError::Edit { .. } => Some("nothing was written".to_owned()),
+            CliError::NoValue { near, .. } => near.as_ref().map(|near| format!("did you mean {near}?")),
+            CliError::Rules(_) => Some("`openclaw-rs config validate` shows every problem".to_owned()),
+            CliError::Store(error) => error.hint().map(str::to_owned),
+            CliError::Input { .. } | CliError::Output(_) => None,
         }
+    }
+}
+
+/// Why a change was refused, with every problem.
+fn edit_refusal(error: &EditError) -> String {
+    match error {
+        EditError::Invalid(issues) => issues.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+        other => other.to_string(),
     }
 }
 
@@ -130,7 +190,12 @@ impl From<&CliError> for Exit {
         match error {
             CliError::Usage(_) | CliError::BadRequest { .. } => Exit::Usage,
             CliError::Client(error) if error.is_bad_address() => Exit::Usage,
-            CliError::Client(_) | CliError::Output(_) => Exit::Failure,
+            CliError::Config(_) | CliError::Edit { .. } | CliError::Rules(_) => Exit::Config,
+            CliError::Store(StoreError::Locked { .. }) => Exit::Busy,
+            CliError::Store(_) => Exit::Store,
+            CliError::Client(_) | CliError::NoValue { .. } | CliError::Input { .. } | CliError::Output(_) => {
+                Exit::Failure
+            }
         }
     }
 }
@@ -158,7 +223,7 @@ pub fn main() -> ExitCode {
     };
     match ended {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
-        Ok(Outcome::BadNews) => ExitCode::from(Exit::Failure as u8),
+        Ok(Outcome::BadNews(exit)) => ExitCode::from(exit as u8),
         // The reader went away (`| head`): it has what it wanted, and there is nobody left to tell.
         Err(CliError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {

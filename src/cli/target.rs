@@ -4,17 +4,19 @@
 //! gateway and must not be sent to whoever answers elsewhere.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
 
-use super::CliError;
+use serde_json::Value;
+
 use super::args::Args;
 use super::client::{Plaintext, TIMEOUT_DEFAULT, Target};
+use super::{CliError, place};
+use crate::config::files;
+use crate::config::load::Loaded;
+use crate::config::secret::Secret;
 use crate::protocol::connect::Credentials;
 
 /// Where the daemon notes the address it listens on; a command reads it when the port was not the configured one.
 pub const ADDRESS_FILE: &str = "gateway-address";
-/// Where the token that the daemon generated for itself is.
-pub const TOKEN_FILE: &str = "gateway-token";
 
 /// Variables that hold an address, a token, a password; the first that is set wins.
 const URL_ENV: &[&str] = &["OPENCLAW_RS_GATEWAY_URL"];
@@ -49,8 +51,8 @@ pub fn resolve(
 ) -> Result<Target, CliError> {
     let first = |names: &[&str]| names.iter().find_map(|name| env(name));
     let given = Credentials {
-        token: args.secrets.token.as_ref().map(|secret| secret.expose().to_owned()),
-        password: args.secrets.password.as_ref().map(|secret| secret.expose().to_owned()),
+        token: args.secrets.token.as_ref().map(|secret| secret.reveal().to_owned()),
+        password: args.secrets.password.as_ref().map(|secret| secret.reveal().to_owned()),
         ..Credentials::default()
     };
     let given_any = given.token.is_some() || given.password.is_some();
@@ -91,10 +93,47 @@ pub fn resolve(
     Ok(target(configured.url, credentials))
 }
 
-/// The state directory; `None` when neither flag nor environment nor home says where.
-pub fn state_dir(args: &Args, env: Env<'_>) -> Option<PathBuf> {
-    let said = args.place.state_dir.clone().or_else(|| env("OPENCLAW_RS_STATE_DIR").map(PathBuf::from));
-    said.or_else(|| env("HOME").map(|home| PathBuf::from(home).join(".openclaw-rs")))
+/// What the configuration and the state directory of this machine say.
+///
+/// # Errors
+/// [`CliError::Config`] when the configuration cannot be used; [`CliError::BadRequest`] for a remote gateway without
+/// an address.
+pub fn configured(args: &Args) -> Result<Configured, CliError> {
+    let document = place::document(args)?;
+    if document.config.pointer("/gateway/mode").is_some_and(|mode| mode == "remote") {
+        return remote(&document.config);
+    }
+    let loaded = place::loaded(args)?;
+    let auth = &loaded.settings.gateway.auth;
+    let reveal = |secret: &Option<Secret>| secret.as_ref().map(|secret| secret.reveal().to_owned());
+    let credentials =
+        Credentials { token: reveal(&auth.token), password: reveal(&auth.password), ..Credentials::default() };
+    Ok(Configured { url: local_gateway(&loaded), credentials })
+}
+
+/// The gateway of `gateway.mode = remote`.
+fn remote(config: &Value) -> Result<Configured, CliError> {
+    let text = |key: &str| config.pointer(&format!("/gateway/remote/{key}")).and_then(Value::as_str).map(str::to_owned);
+    let url = text("url").ok_or(CliError::BadRequest {
+        what: "gateway.mode is remote, and gateway.remote.url is not set".to_owned(),
+        hint: "set gateway.remote.url, or give --url and --token",
+    })?;
+    let credentials = Credentials { token: text("token"), password: text("password"), ..Credentials::default() };
+    Ok(Configured { url, credentials })
+}
+
+/// Where the gateway of this state directory listens: what it wrote down itself, else what is configured.
+fn local_gateway(loaded: &Loaded) -> String {
+    let noted = files::read(&loaded.state_dir.join(ADDRESS_FILE)).ok().flatten();
+    let noted = noted.map(|text| text.trim().to_owned()).filter(|text| text.starts_with("ws://"));
+    noted.unwrap_or_else(|| local_url(nearest_address(&loaded.settings.gateway.listen.addresses)))
+}
+
+/// The address to speak to of several that are listened on: loopback if there is one.
+pub fn nearest_address(addresses: &[SocketAddr]) -> SocketAddr {
+    let loopback = addresses.iter().find(|address| address.ip().is_loopback());
+    let any = loopback.or(addresses.first()).copied();
+    any.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
 }
 
 /// The address a client on this machine uses for a gateway that listens on `bound`.
@@ -110,7 +149,6 @@ pub fn local_url(bound: SocketAddr) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::args::Secret;
 
     fn check(args: &Args, env: &[(&str, &str)]) -> Result<(String, Option<String>), String> {
         let env = |name: &str| env.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());

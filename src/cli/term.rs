@@ -65,6 +65,11 @@ impl Out {
         self.json
     }
 
+    /// For those who write many lines themselves.
+    pub fn sink(&mut self) -> &mut impl Write {
+        &mut self.sink
+    }
+
     /// Writes `text` as it is.
     ///
     /// # Errors

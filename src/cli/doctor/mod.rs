@@ -7,6 +7,7 @@
 
 pub mod check;
 pub mod reach;
+pub mod settings;
 pub mod state;
 pub mod system;
 
@@ -19,7 +20,8 @@ use super::commands::{CONNECT, HELP, OUTPUT, PLACE, SECRETS};
 use super::flags::{Command, Example, FLAG, Flag};
 use super::table::{Cell, Table};
 use super::term::{Out, Style};
-use super::{CliError, Outcome, gateway, target};
+use super::{CliError, Exit, Outcome, gateway, place, target};
+use crate::config::load;
 use crate::runtime::clock;
 
 use check::{Check, Fixed, Status};
@@ -88,30 +90,46 @@ fn run(args: &Args, out: &mut Out) -> Result<Outcome, CliError> {
     } else {
         print(&report, out)?;
     }
-    Ok(if ok { Outcome::Done } else { Outcome::BadNews })
+    Ok(if ok { Outcome::Done } else { Outcome::BadNews(Exit::Failure) })
 }
 
 /// Every check, in the order of the report: what a later one needs comes first.
 fn look(args: &Args) -> Vec<Check> {
     let now_ms = clock::wall_ms();
-    let state_dir = target::state_dir(args, &target::process_env);
-    let Some(state_dir) = state_dir else {
-        return vec![Check::fail(
-            "state.dir",
-            "no state directory: neither --state-dir nor OPENCLAW_RS_STATE_DIR nor HOME",
-        )];
+    let document = match place::document(args) {
+        Ok(document) => document,
+        Err(error) => return vec![settings::unreadable(&error)],
     };
+    let state_dir = match load::state_dir(&place::inputs(args)) {
+        Ok(state_dir) => state_dir,
+        Err(error) => return vec![settings::unreadable(&CliError::Config(error))],
+    };
+    let loaded = place::loaded(args);
     let holder = state::holder(&state_dir);
     let reached = reach::reach(gateway::target(args));
-    vec![
+    let mut checks = vec![
+        settings::load(&document, &loaded),
+        settings::unknown_keys(&document),
+        settings::warnings(&document),
+        settings::mode(&document),
+    ];
+    if let Ok(loaded) = &loaded {
+        checks.push(settings::auth_secret(&loaded.settings.gateway.auth));
+        checks.push(settings::bind(&loaded.settings));
+    }
+    checks.extend([
         state::dir(&state_dir),
         state::modes(&state_dir),
         state::database(&state_dir),
         state::lock(holder),
         reach::reachable(&reached, holder),
-        system::disk(&state_dir),
-        system::clock(&state_dir, now_ms),
-    ]
+    ]);
+    if let Ok(loaded) = &loaded {
+        let address = target::nearest_address(&loaded.settings.gateway.listen.addresses);
+        checks.push(reach::port(address, &reached, holder));
+    }
+    checks.extend([system::disk(&state_dir), system::clock(&state_dir, now_ms)]);
+    checks
 }
 
 /// Shows what was found and asks whether to repair it; `false` where nobody can answer.
