@@ -71,9 +71,6 @@ fn print_memory() {
     let started = Instant::now();
     let first = rules.evaluate(&prompt(&messages()[0]), || false);
     println!("first message: {:?}, then {} bytes", started.elapsed(), used() - first.reasons.capacity() * 24);
-    let started = Instant::now();
-    rules.warm();
-    println!("rest warmed: {:?}, then {} bytes", started.elapsed(), used());
     for kind in [Kind::Prompt, Kind::Command, Kind::Secret] {
         black_box(rules.evaluate(&kind.request(attack().repeat(50)), || false));
     }
@@ -108,7 +105,8 @@ fn start(c: &mut Criterion) {
     print_memory();
     print_percentiles();
     c.bench_function("start/compile", |b| b.iter(rules));
-    c.bench_function("start/warm", |b| b.iter_with_setup(rules, |rules| rules.warm()));
+    let request = prompt(&messages()[0]);
+    c.bench_function("start/first-message", |b| b.iter_with_setup(rules, |rules| rules.evaluate(&request, || false)));
 }
 
 fn cases(c: &mut Criterion) {

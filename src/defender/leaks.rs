@@ -46,6 +46,25 @@ pub(super) const PEM_PRIVATE_KEY: &str = r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY
 /// `aws_secret_access_key` given a value (DEF-12).
 pub(super) const AWS_SECRET_ASSIGNMENT: &str = r#"(?i)aws_secret_access_key["']?\s*[:=]\s*["']?([A-Za-z0-9/+]{16,})"#;
 
+/// Distinct characters in the second half of a credential from which on it is taken for a real one.
+const DISTINCT_MIN: usize = 5;
+
+/// A shorter text, in bytes, is a password that somebody made up: it may well have few different characters.
+const PLACEHOLDER_BYTES_MIN: usize = 16;
+
+/// Whether `credential` only shows where one would stand: `xoxb-xxxxxxxx-xxxxxxxx`, `AKIAIOSFODNN7EXAMPLE`. Its first half
+/// holds the fixed prefix, so the second decides.
+pub(super) fn is_placeholder(credential: &str) -> bool {
+    if credential.len() < PLACEHOLDER_BYTES_MIN {
+        return false;
+    }
+    let mut seen = [false; 256];
+    for &byte in &credential.as_bytes()[credential.len() / 2..] {
+        seen[usize::from(byte)] = true;
+    }
+    seen.iter().filter(|&&seen| seen).count() < DISTINCT_MIN || credential.ends_with("EXAMPLE")
+}
+
 /// Replaces `spans` of `text`, which may overlap, by `token`; returns the text and the number of replacements.
 pub(super) fn replace(text: &str, mut spans: Vec<(usize, usize)>, token: &str) -> (String, usize) {
     spans.sort_unstable();
@@ -69,7 +88,17 @@ pub(super) fn replace(text: &str, mut spans: Vec<(usize, usize)>, token: &str) -
 
 #[cfg(test)]
 mod tests {
-    use super::replace;
+    use super::{is_placeholder, replace};
+
+    #[test]
+    fn placeholders_are_told_from_credentials() {
+        for text in ["xoxb-xxxxxxxxx-xxxxxxxxxx", "github_pat_XXXXXXXXXXXXXXXX_XXXX", "AKIAIOSFODNN7EXAMPLE"] {
+            assert!(is_placeholder(text), "{text}");
+        }
+        for text in ["xoxb-4f9a2c71e0b3", "aaaaaaaa", ""] {
+            assert!(!is_placeholder(text), "{text}");
+        }
+    }
 
     #[test]
     fn overlapping_spans_become_one_token() {

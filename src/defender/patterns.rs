@@ -14,7 +14,7 @@
 use std::sync::OnceLock;
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
-use regex::{Regex, RegexBuilder};
+use regex::bytes::{Regex, RegexBuilder};
 use regex_syntax::hir::{Class, Hir, HirKind};
 
 /// Expressions in one list at most; a longer list is refused at start.
@@ -38,12 +38,13 @@ pub(super) enum Case {
     Ignored,
 }
 
-/// Where an expression comes from, and so when it is compiled.
+/// Where an expression comes from, and so how and when it is compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Origin {
-    /// Ours: known to compile (a test holds it), compiled when first needed.
+    /// Ours: known to compile (a test holds it), compiled when first needed. ASCII rules for classes, word boundaries and
+    /// case, which folded text makes enough, and which are a tenth of the size.
     BuiltIn,
-    /// An operator's: compiled at once, so that a mistake is found at start.
+    /// An operator's: compiled at once, so that a mistake is found at start. Unicode rules, as they would expect.
     Configured,
 }
 
@@ -80,6 +81,7 @@ pub(super) struct PatternSet {
 struct Pattern {
     source: Box<str>,
     case: Case,
+    origin: Origin,
     regex: OnceLock<Regex>,
 }
 
@@ -113,9 +115,11 @@ impl PatternSet {
         if source.len() > PATTERN_BYTES_MAX {
             return Err(format!("{} bytes are more than {PATTERN_BYTES_MAX}", source.len()));
         }
-        let pattern = Pattern { source: source.into(), case, regex: OnceLock::new() };
+        let pattern = Pattern { source: source.into(), case, origin, regex: OnceLock::new() };
         if origin == Origin::Configured {
-            let regex = pattern.compile().map_err(|error| parser_words(&error))?;
+            // Stricter than the byte-wise compiler: refuses what could match half a character.
+            regex_syntax::parse(source).map_err(|error| parser_words(&error.to_string()))?;
+            let regex = pattern.compile().map_err(|error| parser_words(&error.to_string()))?;
             pattern.regex.set(regex).expect("the cell was made empty two lines above");
         }
         self.patterns.push(pattern);
@@ -144,27 +148,33 @@ impl PatternSet {
         found
     }
 
-    /// Byte ranges that expression after expression matches in `text`: the first group where there is one, else the
-    /// whole. Unsorted, and they may overlap.
+    /// Byte ranges in `text` that any expression matches; see [`PatternSet::spans_of`].
     pub(super) fn spans(&self, text: &str) -> Vec<(usize, usize)> {
-        let mut spans = Vec::new();
-        for (index, gate) in self.open_gates(&[View::of(text)]).into_iter().enumerate() {
-            if gate == Gate::Shut {
-                continue;
-            }
-            for captures in self.patterns[index].regex().captures_iter(text) {
-                let span = captures.get(1).or_else(|| captures.get(0)).expect("group 0 is the match itself");
-                spans.push((span.start(), span.end()));
-            }
-        }
-        spans
+        let gates = self.open_gates(&[View::of(text)]);
+        let open = gates.iter().enumerate().filter(|(_, gate)| **gate != Gate::Shut);
+        open.flat_map(|(index, _)| self.spans_of(index, text)).collect()
     }
 
-    /// Compiles everything now: for a worker that has nothing else to do yet.
-    pub(super) fn warm(&self) {
-        self.gates();
+    /// Byte ranges in `text` that expression `index` matches: its first group where it has one, else the whole match. Not
+    /// empty, at character boundaries, ascending.
+    pub(super) fn spans_of<'s>(&'s self, index: usize, text: &'s str) -> impl Iterator<Item = (usize, usize)> + 's {
+        self.patterns[index].regex().captures_iter(text.as_bytes()).filter_map(|captures| {
+            let span = captures.get(1).or_else(|| captures.get(0)).expect("group 0 is the match itself");
+            let range = (text.floor_char_boundary(span.start()), text.ceil_char_boundary(span.end()));
+            (!span.is_empty()).then_some(range)
+        })
+    }
+
+    /// Whether expression `index` is one of ours.
+    pub(super) fn is_built_in(&self, index: usize) -> bool {
+        self.patterns[index].origin == Origin::BuiltIn
+    }
+
+    /// Compiles every expression; panics where one does not compile.
+    #[cfg(test)]
+    pub(super) fn compile_all(&self) {
         for pattern in &self.patterns {
-            pattern.regex();
+            let _ = pattern.regex();
         }
     }
 
@@ -226,6 +236,7 @@ impl Pattern {
     fn compile(&self) -> Result<Regex, regex::Error> {
         RegexBuilder::new(&self.source)
             .case_insensitive(self.case == Case::Ignored)
+            .unicode(self.origin == Origin::Configured)
             .size_limit(PATTERN_COMPILED_BYTES_MAX)
             .dfa_size_limit(PATTERN_CACHE_BYTES_MAX)
             .build()
@@ -237,9 +248,9 @@ impl Pattern {
 
     fn ends_after(&self, view: &View<'_>) -> bool {
         if view.counts_after == 0 {
-            return self.regex().is_match(view.text);
+            return self.regex().is_match(view.text.as_bytes());
         }
-        self.regex().find_iter(view.text).any(|found| found.end() > view.counts_after)
+        self.regex().find_iter(view.text.as_bytes()).any(|found| found.end() > view.counts_after)
     }
 
     /// Literals of which at least one stands in every match, and whether the only one is the whole expression.
@@ -354,16 +365,12 @@ fn better(a: Option<Vec<String>>, b: Option<Vec<String>>) -> Option<Vec<String>>
     if shortest(&b) > shortest(&a) { b } else { a }
 }
 
-/// The expression parser's message on one line, without the drawing of the expression around it.
-fn parser_words(error: &regex::Error) -> String {
-    match error {
-        regex::Error::CompiledTooBig(limit) => format!("compiled form exceeds {limit} bytes"),
-        other => {
-            let text = other.to_string();
-            let last = text.lines().last().unwrap_or_default().trim();
-            last.strip_prefix("error: ").unwrap_or(last).to_owned()
-        }
-    }
+/// The last line of what the parser says, which is its message; above it stands a drawing of the expression.
+fn parser_words(error: &str) -> String {
+    let last = error.lines().last().unwrap_or_default().trim();
+    let message = last.strip_prefix("error: ").unwrap_or(last).trim_end_matches('.');
+    let mut letters = message.chars();
+    letters.next().map_or_else(String::new, |first| first.to_lowercase().chain(letters).collect())
 }
 
 #[cfg(test)]
@@ -372,7 +379,8 @@ mod tests {
 
     #[track_caller]
     fn check_gate(source: &str, expected: Option<(&[&str], bool)>) {
-        let pattern = Pattern { source: source.into(), case: Case::Ignored, regex: OnceLock::new() };
+        let pattern =
+            Pattern { source: source.into(), case: Case::Ignored, origin: Origin::BuiltIn, regex: OnceLock::new() };
         let expected = expected.map(|(texts, whole)| (texts.iter().map(|t| (*t).to_owned()).collect(), whole));
         assert_eq!(pattern.gate(), expected, "gate of {source}");
     }
@@ -435,7 +443,11 @@ mod tests {
         let mut set = PatternSet::default();
         let mut push = |source: &str| set.push(source, Case::Ignored, Origin::Configured).unwrap_err();
         assert_eq!(push("(unclosed"), "unclosed group");
-        assert_eq!(push(r"\w{900}{90}"), format!("compiled form exceeds {PATTERN_COMPILED_BYTES_MAX} bytes"));
+        assert_eq!(
+            push(r"\w{900}{90}"),
+            format!("compiled regex exceeds size limit of {PATTERN_COMPILED_BYTES_MAX} bytes")
+        );
+        assert_eq!(push(r"(?-u:\xff)"), "pattern can match invalid UTF-8");
         assert!(push(&"a".repeat(PATTERN_BYTES_MAX + 1)).contains("more than"));
         let at_the_limit = format!("(?x)a{}", " ".repeat(PATTERN_BYTES_MAX - 5));
         set.push(&at_the_limit, Case::Ignored, Origin::Configured).unwrap();
@@ -454,7 +466,8 @@ mod tests {
             let sources = ["a b", "ab|cd", "(?:ab)+c", r"k\s+s", "a(?:bc|d e)d", "sk", r"\bab\b", "а[bc]d"];
             let set = set_of(&sources[pick..=pick]);
             let folded = super::super::fold::fold(&text);
-            let plain = set.patterns[0].regex().is_match(&text) || set.patterns[0].regex().is_match(&folded);
+            let regex = set.patterns[0].regex();
+            let plain = regex.is_match(text.as_bytes()) || regex.is_match(folded.as_bytes());
             let gated = !set.matches(&[View::of(&folded), View::original(&text)]).is_empty();
             proptest::prop_assert_eq!(plain, gated);
         }

@@ -223,8 +223,8 @@ fn settings_that_cannot_be_rules_are_refused_by_key() {
     );
     check_refused(
         RuleInputs { leak_patterns: vec![r"\w{900}{90}".into()], ..defaults() },
-        "security.tool_runtime_policy.credentials.leak_patterns[0] is not a usable pattern: compiled form exceeds 262144 \
-         bytes: \\w{900}{90}",
+        "security.tool_runtime_policy.credentials.leak_patterns[0] is not a usable pattern: compiled regex exceeds size limit \
+         of 262144 bytes: \\w{900}{90}",
     );
     check_refused(
         RuleInputs { prompt_injection_patterns: vec![String::new()], ..defaults() },
@@ -247,11 +247,10 @@ fn settings_that_cannot_be_rules_are_refused_by_key() {
 }
 
 #[test]
-fn built_in_patterns_compile_and_all_but_none_have_a_gate() {
+fn built_in_patterns_compile_and_have_a_gate() {
     let rules = shipped();
-    rules.warm();
-    rules.leak.set.warm();
     for set in [&rules.prompt.set, &rules.command.set, &rules.leak.set] {
+        set.compile_all();
         assert_eq!(set.ungated(), Vec::<&str>::new(), "these would run on every message");
     }
 }
@@ -279,7 +278,7 @@ fn credentials() -> Vec<String> {
         format!("npm_{}", a(36)),
         format!("pypi-AgEIcHlwaS5vcmc{}", a(60)),
         format!("sk_live_{}", a(24)),
-        format!("hf_{}", "abCD".repeat(9)[..34].to_owned()),
+        format!("hf_{}", "abCDefGH".repeat(5)[..34].to_owned()),
         format!("SG.{}.{}", a(22), a(43)),
         format!("shpat_{}", h(32)),
         format!("dop_v1_{}", h(64)),
@@ -323,6 +322,7 @@ fn near_misses_of_credentials_are_allowed() {
         "sha256 e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
         "https://example.org:8080/a@b",
         "AWS_SECRET_ACCESS_KEY=$SECRET",
+        "token: glpat-XXXXXXXXXXXXXXXXXXXX",
     ] {
         let decision = judge(Kind::Secret, text);
         assert_eq!(decision.action, Action::Allow, "{text}: {decision:?}");
@@ -494,4 +494,58 @@ proptest! {
 fn shared() -> &'static Rules {
     static RULES: std::sync::OnceLock<Rules> = std::sync::OnceLock::new();
     RULES.get_or_init(shipped)
+}
+
+/// Measures the shipped rules on labeled rows (`{"id","kind","label","source","text","enc"}`) and prints, for each kind, what
+/// share is detected. Needs the data: `DEFENDER_EVAL=dir cargo test --release --lib defender -- --ignored --nocapture`.
+#[test]
+#[ignore = "measures; needs DEFENDER_EVAL to name a directory of labeled rows"]
+fn measure_on_labeled_rows() {
+    #[derive(Deserialize)]
+    struct Row {
+        kind: Kind,
+        label: String,
+        source: String,
+        text: String,
+        enc: Option<String>,
+    }
+    let directory = std::env::var("DEFENDER_EVAL").expect("DEFENDER_EVAL names a directory");
+    // By kind and label, then by group of sources: rows, detected, blocked.
+    let mut counts: BTreeMap<(String, String), [usize; 3]> = BTreeMap::new();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "jsonl") {
+            continue;
+        }
+        for line in std::fs::read_to_string(path).unwrap().lines() {
+            let row: Row = serde_json::from_str(line).unwrap();
+            let text = match row.enc {
+                Some(_) => {
+                    use base64::Engine as _;
+                    let bytes = base64::engine::general_purpose::STANDARD.decode(row.text).unwrap();
+                    String::from_utf8(bytes).unwrap()
+                }
+                None => row.text,
+            };
+            let action = shared().evaluate(&row.kind.request(text), || false).action;
+            let group = match &*row.source {
+                source if source.ends_with("~weak") => "weak",
+                source if source.starts_with("destructive-") => "destructive",
+                _ => "core",
+            };
+            let kind = format!("{:?}", row.kind).to_lowercase();
+            for key in [group.to_owned(), format!("  {}", row.source)] {
+                let count = counts.entry((format!("{kind} {}", row.label), key)).or_default();
+                count[0] += 1;
+                count[1] += usize::from(action != Action::Allow);
+                count[2] += usize::from(action == Action::Block);
+            }
+        }
+    }
+    assert!(!counts.is_empty(), "no rows found");
+    println!("{:<18} {:<32} {:>6} {:>9} {:>9}", "KIND AND LABEL", "SOURCES", "ROWS", "DETECTED", "BLOCKED");
+    for ((kind, group), [rows, detected, blocked]) in counts {
+        let share = |n: usize| 100.0 * n as f64 / rows as f64;
+        println!("{kind:<18} {group:<32} {rows:>6} {:>8.1}% {:>8.1}%", share(detected), share(blocked));
+    }
 }
