@@ -7,6 +7,7 @@
 //!   attack in it; one of 64 KB.
 //! - `command/*`: a short harmless command, a long script, a disguised attack.
 //! - `secret`: 1 KB of text with one credential.
+//! - `defend/1000-rows`: the command line's engine on JSON lines of 1 KB.
 //!
 //! Before the cases, memory of the compiled rules is counted by the allocator, and percentiles over ordinary messages
 //! are printed, because the budget names a 99th one. Every case asserts its answer once.
@@ -18,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use openclaw_rs::defender::decision::Action;
-use openclaw_rs::defender::defend::Kind;
+use openclaw_rs::defender::defend::{self, Format, Kind};
 use openclaw_rs::defender::request::ActionRequest;
 use openclaw_rs::defender::rules::{RuleInputs, Rules};
 
@@ -133,6 +134,14 @@ fn cases(c: &mut Criterion) {
     case("command/disguised", Kind::Command, disguised, Action::Block);
     let secret = format!("{} token sk-{}", messages[0], "a1".repeat(20));
     case("secret", Kind::Secret, secret, Action::Review);
+    let rows: String = (0..1000)
+        .map(|n| {
+            serde_json::json!({ "id": n, "kind": "prompt", "text": messages[n % messages.len()] }).to_string() + "\n"
+        })
+        .collect();
+    let judge_rows = || defend::run(rows.as_bytes(), std::io::sink(), Format::Jsonl, Kind::Prompt, &rules, |_| ());
+    assert_eq!(judge_rows().expect("reading memory and writing nowhere succeed").allowed, 1000);
+    c.bench_function("defend/1000-rows", |b| b.iter(judge_rows));
 }
 
 criterion_group!(benches, start, cases);

@@ -106,8 +106,9 @@ struct Verdict<'a> {
     tags: &'a [&'static str],
 }
 
-/// Reads `input` to its end and writes one result for each row to `output`. Plain lines are judged as `plain_kind`
-/// and named by their line number; blank lines are skipped. Rows that cannot be read go to `report`.
+/// Reads `input` to its end and writes one result for each row to `output`, which should be buffered. Plain lines are
+/// judged as `plain_kind` and named by their line number; blank lines are skipped. Rows that cannot be read go to
+/// `report`.
 ///
 /// # Errors
 /// Of reading and of writing; what was judged before has been written.

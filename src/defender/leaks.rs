@@ -52,8 +52,8 @@ const DISTINCT_MIN: usize = 5;
 /// A shorter text, in bytes, is a password that somebody made up: it may well have few different characters.
 const PLACEHOLDER_BYTES_MIN: usize = 16;
 
-/// Whether `credential` only shows where one would stand: `xoxb-xxxxxxxx-xxxxxxxx`, `AKIAIOSFODNN7EXAMPLE`. Its first half
-/// holds the fixed prefix, so the second decides.
+/// Whether `credential` only shows where one would stand: `xoxb-xxxxxxxx-xxxxxxxx`, `AKIAIOSFODNN7EXAMPLE`. Its first
+/// half holds the fixed prefix, so the second decides.
 pub(super) fn is_placeholder(credential: &str) -> bool {
     if credential.len() < PLACEHOLDER_BYTES_MIN {
         return false;

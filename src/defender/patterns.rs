@@ -41,8 +41,8 @@ pub(super) enum Case {
 /// Where an expression comes from, and so how and when it is compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Origin {
-    /// Ours: known to compile (a test holds it), compiled when first needed. ASCII rules for classes, word boundaries and
-    /// case, which folded text makes enough, and which are a tenth of the size.
+    /// Ours: known to compile (a test holds it), compiled when first needed. ASCII rules for classes, word boundaries
+    /// and case, which folded text makes enough, and which are a tenth of the size.
     BuiltIn,
     /// An operator's: compiled at once, so that a mistake is found at start. Unicode rules, as they would expect.
     Configured,
@@ -155,8 +155,8 @@ impl PatternSet {
         open.flat_map(|(index, _)| self.spans_of(index, text)).collect()
     }
 
-    /// Byte ranges in `text` that expression `index` matches: its first group where it has one, else the whole match. Not
-    /// empty, at character boundaries, ascending.
+    /// Byte ranges in `text` that expression `index` matches: its first group where it has one, else the whole match.
+    /// Not empty, at character boundaries, ascending.
     pub(super) fn spans_of<'s>(&'s self, index: usize, text: &'s str) -> impl Iterator<Item = (usize, usize)> + 's {
         self.patterns[index].regex().captures_iter(text.as_bytes()).filter_map(|captures| {
             let span = captures.get(1).or_else(|| captures.get(0)).expect("group 0 is the match itself");

@@ -4,6 +4,7 @@
 //! calls [`RecentText::remember`] once the message is accepted.
 
 use std::collections::{HashMap, VecDeque};
+use std::fmt;
 
 /// Text kept for one session, in bytes: enough for a sentence or two, little enough for many sessions.
 pub const RECENT_BYTES_MAX: usize = 256;
@@ -12,8 +13,8 @@ pub const RECENT_SESSIONS_MAX: usize = 256;
 /// After this long a message no longer continues the one before, in milliseconds.
 pub const RECENT_TTL_MS: i64 = 10 * 60 * 1000;
 
-/// The last words of the sessions that spoke last.
-#[derive(Debug, Default)]
+/// The last words of the sessions that spoke last. `Debug` shows how many there are.
+#[derive(Default)]
 pub struct RecentText {
     tails: HashMap<String, Tail>,
     /// Session keys by when they spoke, oldest first; a key may stand here more than once, its last place counts.
@@ -21,7 +22,6 @@ pub struct RecentText {
     turn: u64,
 }
 
-#[derive(Debug)]
 struct Tail {
     text: String,
     said_ms: i64,
@@ -64,6 +64,12 @@ impl RecentText {
     }
 }
 
+impl fmt::Debug for RecentText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RecentText").field("sessions", &self.tails.len()).finish_non_exhaustive()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,6 +83,7 @@ mod tests {
         assert_eq!(recent.before("a", 3), Some("ignore all previous"));
         assert_eq!(recent.before("b", 3), Some("hello"));
         assert_eq!(recent.before("c", 3), None);
+        assert!(!format!("{recent:?}").contains("previous"));
     }
 
     #[test]

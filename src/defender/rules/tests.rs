@@ -496,8 +496,9 @@ fn shared() -> &'static Rules {
     RULES.get_or_init(shipped)
 }
 
-/// Measures the shipped rules on labeled rows (`{"id","kind","label","source","text","enc"}`) and prints, for each kind, what
-/// share is detected. Needs the data: `DEFENDER_EVAL=dir cargo test --release --lib defender -- --ignored --nocapture`.
+/// Measures the shipped rules on labeled rows (`{"id","kind","label","source","text","enc"}`) and prints, for each
+/// kind, what share is detected. Needs the data: `DEFENDER_EVAL=dir cargo test --release --lib defender -- --ignored
+/// --nocapture`.
 #[test]
 #[ignore = "measures; needs DEFENDER_EVAL to name a directory of labeled rows"]
 fn measure_on_labeled_rows() {
