@@ -13,7 +13,7 @@ use super::commands::{HELP, OUTPUT, PLACE};
 use super::flags::{Command, Count, Example, FLAG, Flag, Word};
 use super::nearest::nearest;
 use super::place;
-use super::term::{Out, Style};
+use super::term::{Out, Style, counted};
 use super::{CliError, Exit, Outcome};
 use crate::config::changes::Change;
 use crate::config::document::Document;
@@ -307,7 +307,7 @@ fn set(args: &Args, out: &mut Out) -> Result<Outcome, CliError> {
         },
         Err(_) => plan_set(&stored, &path, Value::String(text)),
     };
-    write(&stored, planned, out)
+    write(&stored, planned, Some(&path), out)
 }
 
 fn unset(args: &Args, out: &mut Out) -> Result<Outcome, CliError> {
@@ -322,14 +322,14 @@ fn unset(args: &Args, out: &mut Out) -> Result<Outcome, CliError> {
         });
     }
     let planned = plan_change(&stored, &path, &wanted);
-    write(&stored, planned, out)
+    write(&stored, planned, Some(&path), out)
 }
 
 fn patch(args: &Args, out: &mut Out) -> Result<Outcome, CliError> {
     let text = value_text(args)?;
     let stored = place::document(args)?;
     let planned = plan(&stored, Method::Patch, &text, &[]);
-    write(&stored, planned, out)
+    write(&stored, planned, None, out)
 }
 
 /// The value given, or standard input for `-`.
@@ -401,16 +401,18 @@ fn plan(stored: &Document, method: Method, raw: &str, replace_paths: &[String]) 
     load::plan(stored, &Request { method, protocol: Protocol::NEWEST, raw, base_hash, replace_paths })
 }
 
-fn write(stored: &Document, planned: Result<Planned, EditError>, out: &mut Out) -> Result<Outcome, CliError> {
+/// Writes a change, and says what it takes to come into force: of the key that was named, or of each that differs.
+fn write(
+    stored: &Document,
+    planned: Result<Planned, EditError>,
+    named: Option<&KeyPath>,
+    out: &mut Out,
+) -> Result<Outcome, CliError> {
     let planned = planned.map_err(|error| CliError::Edit { path: stored.path.clone(), error })?;
-    if stored.exists() && planned.changes.is_empty() {
-        return report(&planned.document, &[], out);
+    let (document, changes) = (&planned.document, &planned.changes);
+    if !stored.exists() || !changes.is_empty() {
+        load::commit(&planned)?;
     }
-    load::commit(&planned)?;
-    report(&planned.document, &planned.changes, out)
-}
-
-fn report(document: &Document, changes: &[Change], out: &mut Out) -> Result<Outcome, CliError> {
     if out.is_json() {
         let changes: Vec<Value> = changes
             .iter()
@@ -419,20 +421,34 @@ fn report(document: &Document, changes: &[Change], out: &mut Out) -> Result<Outc
         out.json(&json!({"ok": true, "path": document.path, "hash": document.hash, "changes": changes}))?;
         return Ok(Outcome::Done);
     }
+    let path = document.path.display();
     if changes.is_empty() {
-        out.line(&format!("{} says so already", document.path.display()))?;
+        out.line(&format!("{path} says so already"))?;
         return Ok(Outcome::Done);
     }
-    for change in changes {
-        let when = match change.reload {
-            Some(Reload::Restart) => "after a restart of the gateway",
-            Some(Reload::NewOnly) => "for new connections",
-            Some(Reload::Live | Reload::Account) | None => "within seconds",
-        };
-        out.line(&format!("{} changed; in force {when}", change.path))?;
+    match named {
+        // A value that makes the object around it shows up as a change of that object.
+        Some(named) => {
+            let strictest = changes.iter().filter_map(|change| change.reload).max();
+            out.line(&format!("{named} changed; in force {}", when(strictest)))?;
+        }
+        None => {
+            for Change { path, reload } in changes {
+                out.line(&format!("{path} changed; in force {}", when(*reload)))?;
+            }
+        }
     }
-    out.line(&format!("written to {}", document.path.display()))?;
+    out.line(&format!("written to {path}"))?;
     Ok(Outcome::Done)
+}
+
+/// When a running gateway goes by a change.
+fn when(reload: Option<Reload>) -> &'static str {
+    match reload {
+        Some(Reload::Restart) => "after a restart of the gateway",
+        Some(Reload::NewOnly) => "for new connections",
+        Some(Reload::Live | Reload::Account) | None => "within seconds",
+    }
 }
 
 fn validate(args: &Args, out: &mut Out) -> Result<Outcome, CliError> {
@@ -471,7 +487,7 @@ fn print_findings(document: &Document, issues: &[Issue], warnings: &[Issue], out
     match (document.exists(), issues.len()) {
         (false, 0) => out.line(&format!("{path} does not exist; defaults are in force, and they are valid")),
         (_, 0) => out.line(&format!("{path} is valid")),
-        (_, n) => out.line(&format!("{path} is not valid: {n} {}", if n == 1 { "problem" } else { "problems" })),
+        (_, n) => out.line(&format!("{path} is not valid: {}", counted(n, "problem"))),
     }
 }
 

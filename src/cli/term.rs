@@ -120,6 +120,12 @@ impl Out {
     }
 }
 
+/// `1 problem`, `2 problems`.
+pub fn counted(n: usize, noun: &str) -> String {
+    let ending = if n == 1 { "" } else { "s" };
+    format!("{n} {noun}{ending}")
+}
+
 /// `text` with every control character made visible as `\u{..}`, so that what a stranger wrote into a name cannot
 /// drive the terminal. Line ends count as control characters.
 pub fn visible(text: &str) -> Cow<'_, str> {

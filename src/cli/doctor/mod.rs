@@ -19,12 +19,12 @@ use super::args::Args;
 use super::commands::{CONNECT, HELP, OUTPUT, PLACE, SECRETS};
 use super::flags::{Command, Example, FLAG, Flag};
 use super::table::{Cell, Table};
-use super::term::{Out, Style};
+use super::term::{Out, Style, counted};
 use super::{CliError, Exit, Outcome, gateway, place, target};
 use crate::config::load;
 use crate::runtime::clock;
 
-use check::{Check, Fixed, Status};
+use check::{Check, Fixed, Repair, Status};
 
 /// The row of `doctor`.
 pub static COMMAND: Command = Command {
@@ -77,10 +77,10 @@ struct Report {
 
 fn run(args: &Args, out: &mut Out) -> Result<Outcome, CliError> {
     let mut checks = look(args);
-    let n_repairs: usize = checks.iter().map(|check| check.repairs.len()).sum();
+    let repairs = distinct_repairs(&checks);
     let mut fixes = Vec::new();
-    if n_repairs > 0 && (args.doctor.fix || offer(args, out, &checks, n_repairs)?) {
-        fixes = checks.iter().flat_map(|check| &check.repairs).map(check::Repair::make).collect();
+    if !repairs.is_empty() && (args.doctor.fix || offer(args, out, &checks, repairs.len())?) {
+        fixes = repairs.iter().map(Repair::make).collect();
         checks = look(args);
     }
     let ok = checks.iter().all(|check| check.status != Status::Fail);
@@ -132,6 +132,17 @@ fn look(args: &Args) -> Vec<Check> {
     checks
 }
 
+/// What the checks know to repair, each once: the configuration may lie in the state directory.
+fn distinct_repairs(checks: &[Check]) -> Vec<Repair> {
+    let mut out: Vec<Repair> = Vec::new();
+    for repair in checks.iter().flat_map(|check| &check.repairs) {
+        if !out.contains(repair) {
+            out.push(repair.clone());
+        }
+    }
+    out
+}
+
 /// Shows what was found and asks whether to repair it; `false` where nobody can answer.
 fn offer(args: &Args, out: &mut Out, checks: &[Check], n_repairs: usize) -> io::Result<bool> {
     let stdin = io::stdin();
@@ -141,7 +152,7 @@ fn offer(args: &Args, out: &mut Out, checks: &[Check], n_repairs: usize) -> io::
     for check in checks.iter().filter(|check| !check.repairs.is_empty()) {
         out.line(&format!("{}: {}", check.id, check.message))?;
     }
-    out.raw(&format!("Make {n_repairs} repairs now? [y/N] "))?;
+    out.raw(&format!("Make {} now? [y/N] ", counted(n_repairs, "repair")))?;
     out.flush()?;
     let mut answer = String::new();
     stdin.lock().read_line(&mut answer)?;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use super::check::{Check, Status};
 use super::state::file_mode;
 use crate::cli::CliError;
+use crate::cli::term::counted;
 use crate::config::Issue;
 use crate::config::document::Document;
 use crate::config::load::Loaded;
@@ -44,7 +45,7 @@ pub fn unknown_keys(document: &Document) -> Check {
         0 => Check::pass(ID, "every key is known"),
         n => {
             let named: Vec<Issue> = document.unknown.iter().map(|unknown| unknown.warning()).collect();
-            Check::warn(ID, format!("{n} unknown {}", if n == 1 { "key" } else { "keys" })).detail(lines(&named))
+            Check::warn(ID, counted(n, "unknown key")).detail(lines(&named))
         }
     }
 }
@@ -56,7 +57,7 @@ pub fn warnings(document: &Document) -> Check {
     let rest: Vec<Issue> = document.warnings.iter().filter(|warning| !unknown.contains(warning)).cloned().collect();
     match rest.len() {
         0 => Check::pass(ID, "nothing odd"),
-        n => Check::warn(ID, format!("{n} {}", if n == 1 { "warning" } else { "warnings" })).detail(lines(&rest)),
+        n => Check::warn(ID, counted(n, "warning")).detail(lines(&rest)),
     }
 }
 

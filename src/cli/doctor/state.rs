@@ -6,6 +6,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::check::{Check, Repair};
+use crate::cli::term::counted;
 use crate::store::StoreError;
 use crate::store::dir::{DATABASE_FILE, DIR_MODE, FILE_MODE, LOCK_FILE};
 use crate::store::reader::Reader;
@@ -66,7 +67,7 @@ pub fn modes(path: &Path) -> Check {
     }
     if !found.foreign.is_empty() {
         let who = names(&found.foreign);
-        return Check::fail(ID, format!("{} files belong to another user", found.foreign.len()))
+        return Check::fail(ID, format!("{} not owned by this user", counted(found.foreign.len(), "file")))
             .detail(format!("{who}\ngive them to the user that runs the gateway with chown"))
             .repairs(found.repairs);
     }
@@ -78,7 +79,7 @@ pub fn modes(path: &Path) -> Check {
                 Repair::Chmod(path, _) | Repair::MakeDir(path) => path.clone(),
             })
             .collect();
-        return Check::warn(ID, format!("others have access to {} files and directories", open.len()))
+        return Check::warn(ID, format!("others have access to {}", counted(open.len(), "file")))
             .detail(format!("{}\n`openclaw-rs doctor --fix` closes them", names(&open)))
             .repairs(found.repairs);
     }
