@@ -3,7 +3,9 @@
 //! An address given by hand needs a secret given by hand: what the configuration knows belongs to the configured
 //! gateway and must not be sent to whoever answers elsewhere.
 
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 
 use serde_json::Value;
 
@@ -14,6 +16,8 @@ use crate::config::files;
 use crate::config::load::Loaded;
 use crate::config::secret::Secret;
 use crate::protocol::connect::Credentials;
+use crate::store::StoreError;
+use crate::store::dir::StateDir;
 
 /// Where the daemon notes the address it listens on; a command reads it when the port was not the configured one.
 pub const ADDRESS_FILE: &str = "gateway-address";
@@ -129,6 +133,32 @@ fn local_gateway(loaded: &Loaded) -> String {
     noted.unwrap_or_else(|| local_url(nearest_address(&loaded.settings.gateway.listen.addresses)))
 }
 
+/// The note of where a gateway listens, in its state directory, for as long as it does: with `--port 0` nothing else
+/// says it. A killed gateway leaves its note behind; whoever reads it then finds nobody there, which is the truth.
+#[derive(Debug)]
+pub struct AddressNote {
+    path: PathBuf,
+}
+
+impl AddressNote {
+    /// Writes down that a gateway listens on `bound`.
+    ///
+    /// # Errors
+    /// [`StoreError::File`].
+    pub fn write(dir: &StateDir, bound: &[SocketAddr]) -> Result<AddressNote, StoreError> {
+        let text = format!("{}\n", local_url(nearest_address(bound)));
+        dir.write_private(ADDRESS_FILE, text.as_bytes())?;
+        Ok(AddressNote { path: dir.path().join(ADDRESS_FILE) })
+    }
+}
+
+impl Drop for AddressNote {
+    fn drop(&mut self) {
+        // Nothing depends on it: a note of a gateway that is gone only leads to nobody.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
 /// The address to speak to of several that are listened on: loopback if there is one.
 pub fn nearest_address(addresses: &[SocketAddr]) -> SocketAddr {
     let loopback = addresses.iter().find(|address| address.ip().is_loopback());
@@ -206,5 +236,37 @@ mod tests {
         for (bound, url) in cases {
             assert_eq!(local_url(bound.parse().unwrap()), url);
         }
+    }
+
+    #[test]
+    fn a_command_finds_a_gateway_on_another_port_than_the_configured_one() {
+        let home = tempfile::TempDir::new().unwrap();
+        let mut args = Args::default();
+        args.place.state_dir = Some(home.path().to_owned());
+        args.place.config = Some(home.path().join("openclaw.json"));
+        fs::write(home.path().join("openclaw.json"), "{ gateway: { port: 7, auth: { token: 'shared' } } }").unwrap();
+        let found = |args: &Args| configured(args).map(|found| (found.url, found.credentials.token));
+        let token = Some("shared".to_owned());
+        assert_eq!(found(&args).unwrap(), ("ws://127.0.0.1:7".to_owned(), token.clone()));
+
+        let dir = StateDir::open(home.path()).unwrap();
+        let note = AddressNote::write(&dir, &["127.0.0.1:4711".parse().unwrap()]).unwrap();
+        assert_eq!(found(&args).unwrap(), ("ws://127.0.0.1:4711".to_owned(), token.clone()));
+        drop(note);
+        assert_eq!(found(&args).unwrap(), ("ws://127.0.0.1:7".to_owned(), token));
+    }
+
+    #[test]
+    fn remote_mode_uses_the_remote_gateway_and_its_own_secret() {
+        let home = tempfile::TempDir::new().unwrap();
+        let mut args = Args::default();
+        args.place.state_dir = Some(home.path().to_owned());
+        args.place.config = Some(home.path().join("openclaw.json"));
+        let write = |text: &str| fs::write(home.path().join("openclaw.json"), text).unwrap();
+        write("{ gateway: { mode: 'remote', auth: { token: 'ours' }, remote: { url: 'ws://h:1', token: 'theirs' } } }");
+        let found = configured(&args).unwrap();
+        assert_eq!((found.url.as_str(), found.credentials.token.as_deref()), ("ws://h:1", Some("theirs")));
+        write("{ gateway: { mode: 'remote' } }");
+        assert!(configured(&args).is_err());
     }
 }
