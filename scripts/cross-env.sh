@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the build scripts: what both need to build for a C library other than this machine's.
 #
 # The C parts (SQLite, ring) and the link step go through zig, because one pinned download then serves musl, an old glibc and
