@@ -69,6 +69,7 @@ pub enum EditError {
         /// Where the patch would change something, for protocol 4's wording.
         paths: Vec<String>,
     },
+    /// The stored document cannot be read, so nothing can be compared with it.
     #[error("config base hash unavailable; re-run config.get and retry")]
     HashUnavailable,
     #[error("config changed since last load; re-run config.get and retry")]
@@ -137,9 +138,6 @@ pub fn plan(stored: &Document, request: &Request<'_>, read: &ReadFile<'_>) -> Re
 fn check_hash(stored: &Document, request: &Request<'_>, patch: Option<&Value>) -> Result<(), EditError> {
     if !stored.exists() {
         return Ok(());
-    }
-    if stored.hash.is_empty() {
-        return Err(EditError::HashUnavailable);
     }
     match request.base_hash.map(str::trim).filter(|hash| !hash.is_empty()) {
         None => {

@@ -78,7 +78,6 @@ impl Layered {
         }
         match read(row, value) {
             Ok(value) => self.put(row.path, value, Origin::Environment),
-            // The value is not repeated: it may be a secret in the wrong variable.
             Err(message) => self.warnings.push(Issue::new(row.path, format!("{name} is ignored: {message}"))),
         }
     }

@@ -2,8 +2,8 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::Path;
 
 use super::ConfigError;
 use super::document;
@@ -152,30 +152,18 @@ pub fn read_or_make(path: &Path, make: impl FnOnce() -> String) -> Result<(Strin
     }
 }
 
-/// How files looked, to see whether one changed without reading it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stamp(Vec<Option<(u64, u64, i64, i64)>>);
-
-impl Stamp {
-    /// Looks at every file: inode, size and time of change; a missing one is a state too.
-    pub fn of<'a>(paths: impl Iterator<Item = &'a Path>) -> Stamp {
-        let look = |path: &Path| fs::metadata(path).ok().map(|m| (m.ino(), m.len(), m.mtime(), m.mtime_nsec()));
-        Stamp(paths.map(look).collect())
-    }
-}
-
-/// Where numbered copies of a document stand, newest first.
-pub fn backups(path: &Path) -> Vec<PathBuf> {
-    let target = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let copy = |n| target.with_file_name(format!("{}.bak.{n}", name_of(&target)));
-    (1..=BACKUPS_MAX).map(copy).filter(|copy| copy.exists()).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
+    use std::path::PathBuf;
 
     use super::*;
+
+    /// Numbered copies of a document, newest first.
+    fn backups(path: &Path) -> Vec<PathBuf> {
+        let copy = |n| path.with_file_name(format!("{}.bak.{n}", name_of(path)));
+        (1..=BACKUPS_MAX + 1).map(copy).filter(|copy| copy.exists()).collect()
+    }
 
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).unwrap().permissions().mode() & 0o777
@@ -243,19 +231,5 @@ mod tests {
         assert!(error.contains("outside"), "{error}");
         fs::write(inside.join("ok.json"), "{}").unwrap();
         assert_eq!(read_included(&inside.join("ok.json"), &inside), Ok("{}".to_owned()));
-    }
-
-    #[test]
-    fn a_stamp_sees_new_changed_and_missing_files() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("c");
-        let stamp = || Stamp::of([path.as_path()].into_iter());
-        let missing = stamp();
-        fs::write(&path, "a").unwrap();
-        let first = stamp();
-        assert_ne!(missing, first);
-        assert_eq!(first, stamp());
-        fs::write(&path, "ab").unwrap();
-        assert_ne!(first, stamp());
     }
 }

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::Issue;
 use super::document::{self, Format};
+use super::json5;
 use super::path::KeyPath;
 
 /// The key.
@@ -118,7 +119,19 @@ impl Walker<'_> {
         self.files.borrow_mut().push(file.clone());
         let value = document::parse(&text, Format::of(&file, &text))
             .map_err(|error| format!("{name}:{}:{}: {}", error.line, error.column, error.message))?;
+        if path.steps().len() + depth_of(&value) > json5::DEPTH_MAX {
+            return Err(format!("{name} makes the document nest deeper than {}", json5::DEPTH_MAX));
+        }
         Ok(self.walk(&value, file.parent().unwrap_or(self.dir), path, depth + 1))
+    }
+}
+
+/// How deep a value nests.
+fn depth_of(value: &Value) -> usize {
+    match value {
+        Value::Object(members) => 1 + members.values().map(depth_of).max().unwrap_or(0),
+        Value::Array(items) => 1 + items.iter().map(depth_of).max().unwrap_or(0),
+        _ => 0,
     }
 }
 
@@ -202,6 +215,14 @@ mod tests {
         refused(json!({ "$include": "x.json" }), &[("x.json", "{\n a: ]")], "x.json:2:5:");
         refused(json!({ "$include": "x.json", "k": 1 }), &[("x.json", "[]")], "must hold an object");
         refused(json!({ "$include": "x.json" }), &[("x.json", r#"{ "$include": "x.json" }"#)], "nest deeper than 10");
+    }
+
+    #[test]
+    fn included_depth_counts_for_the_whole_document() {
+        let deep = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));
+        let nested = json!({ "a": { "b": { "$include": "x.json" } } });
+        assert_eq!(run(nested.clone(), &[("x.json", &deep(json5::DEPTH_MAX - 2))]).issues, []);
+        refused(nested, &[("x.json", &deep(json5::DEPTH_MAX - 1))], "nest deeper than 100");
     }
 
     #[test]

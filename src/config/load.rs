@@ -240,6 +240,15 @@ pub fn plan(stored: &Document, request: &Request<'_>) -> Result<Planned, EditErr
     edit::plan(stored, request, &files::read_included)
 }
 
+/// Works an edit out against the document as it is on disk now, which may not be the one in force.
+///
+/// # Errors
+/// As [`edit::plan`]; `HashUnavailable` when the document cannot be read.
+pub fn plan_now(inputs: &LoadInputs, request: &Request<'_>) -> Result<Planned, EditError> {
+    let stored = inspect(inputs).map_err(|_| EditError::HashUnavailable)?;
+    plan(&stored, request)
+}
+
 /// Writes a planned edit.
 ///
 /// # Errors
@@ -406,6 +415,27 @@ mod tests {
         assert!(again.document.raw.unwrap().starts_with("// mine\n"));
         assert!(matches!(commit(&planned), Err(ConfigError::Raced { .. })), "the same plan fits only once");
         assert_eq!(again.document.parsed.unwrap()["gateway"], json!({ "auth": { "token": "keep-this" } }));
+    }
+
+    #[test]
+    fn an_edit_meets_the_document_on_disk_not_the_one_in_force() {
+        let machine = Machine::new();
+        let path = machine.write("home/.openclaw-rs/openclaw.json", "{}");
+        let in_force = load(&machine.inputs).unwrap();
+        let request = Request {
+            method: Method::Patch,
+            protocol: Protocol::V4,
+            raw: "{ logging: { level: 'warn' } }",
+            base_hash: Some(&in_force.document.hash),
+            replace_paths: &[],
+        };
+        assert!(plan_now(&machine.inputs, &request).is_ok());
+        fs::write(&path, "{ gateway: { port: 5 } }").unwrap();
+        assert_eq!(plan_now(&machine.inputs, &request).unwrap_err(), EditError::Stale);
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        let error = plan_now(&machine.inputs, &request).unwrap_err();
+        assert_eq!(error.to_string(), "config base hash unavailable; re-run config.get and retry");
     }
 
     #[test]

@@ -86,7 +86,7 @@ fn hide(value: &Value) -> Value {
 }
 
 /// Whether a key that no row describes is named like a secret.
-pub fn is_secret_name(key: &str) -> bool {
+fn is_secret_name(key: &str) -> bool {
     let name: String = key.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
     // Where a secret is kept, or how one is sent, is no secret.
     let about = ["file", "path", "header", "prefix", "name", "names", "url", "ttl", "ttlms", "enabled", "allowlist"];
@@ -441,6 +441,14 @@ mod tests {
         assert_eq!(
             text(raw, Format::Toml).unwrap(),
             "# head __OPENCLAW_REDACTED__\n[gateway]\ntoken = \"__OPENCLAW_REDACTED__\" # tail\nport = 1\n[[channels.external_plugins]]\nauth_token = \"__OPENCLAW_REDACTED__\"\n[skills]\nentries = { x = { apiKey = \"__OPENCLAW_REDACTED__\" } }\n"
+        );
+        let raw = "gateway.auth.token = \"\"\"\nlong\nsecret\"\"\"\nhooks = { token = 'x1' }\n[keys]\nopenai_api_keys = [\n  'k1', # first\n  'k2',\n]\n";
+        let hidden = "\"__OPENCLAW_REDACTED__\"";
+        assert_eq!(
+            text(raw, Format::Toml).unwrap(),
+            format!(
+                "gateway.auth.token = {hidden}\nhooks = {{ token = {hidden} }}\n[keys]\nopenai_api_keys = [\n  {hidden}, # first\n  {hidden},\n]\n"
+            )
         );
         assert_eq!(text("{ token: ", Format::Json5), None);
     }

@@ -45,9 +45,6 @@ fn section_hint(key: &str) -> Value {
     let is_first = section.keys.first() == Some(&key);
     let label = if is_first { section.label.to_owned() } else { words(key) };
     let mut hint = json!({ "label": label, "group": section.label, "order": section.order, "help": section.help });
-    if let Some(url) = section.docs_url {
-        hint["docsUrl"] = json!(url);
-    }
     hint["advanced"] = json!(!all().any(|row| row.basic && row.path.split(['.', '[']).next() == Some(key)));
     hint
 }
@@ -257,7 +254,14 @@ fn hint_of(tree: &Tree, id: NodeId) -> Value {
     let node = tree.node(id);
     match node.row {
         Some(row) => hint(row),
-        None if section_of(node.key).is_some() => section_hint(node.key),
+        None if let Some(section) = section_of(node.key) => {
+            let mut hint = section_hint(node.key);
+            // Only here: protocol 3, which has no look-up, refuses a hint with an address.
+            if let Some(url) = section.docs_url {
+                hint["docsUrl"] = json!(url);
+            }
+            hint
+        }
         None => json!({ "label": words(node.key), "advanced": true }),
     }
 }
@@ -311,7 +315,7 @@ mod tests {
 
     #[test]
     fn hints_have_only_the_fields_both_protocols_allow() {
-        let allowed = ["label", "help", "docsUrl", "group", "order", "advanced", "sensitive", "placeholder"];
+        let allowed = ["label", "help", "group", "order", "advanced", "sensitive", "placeholder"];
         let hints = document("1", 0)["uiHints"].take();
         let hints = hints.as_object().unwrap();
         assert!(hints.len() > 300);
@@ -323,7 +327,6 @@ mod tests {
         }
         assert_eq!(hints["gateway.auth.token"]["sensitive"], true);
         assert_eq!(hints["agents.list.*.id"]["label"], "Id");
-        assert_eq!(hints["ui"]["docsUrl"], "https://docs.openclaw.ai/web/control-ui");
         assert_eq!(hints["gateway"]["order"], 30);
     }
 
@@ -337,6 +340,8 @@ mod tests {
         assert_eq!(port["children"], json!([]));
         let ui = lookup("ui").unwrap();
         assert_eq!(ui["hint"]["label"], "UI");
+        assert_eq!(ui["hint"]["docsUrl"], "https://docs.openclaw.ai/web/control-ui");
+        assert_eq!(ui["reloadKind"], "none");
         assert_eq!(ui["hint"]["advanced"], true);
         assert_eq!(ui["schema"]["additionalProperties"], false);
         let seam = ui["children"].as_array().unwrap().iter().find(|child| child["key"] == "seamColor").unwrap();
