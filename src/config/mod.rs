@@ -1,7 +1,7 @@
 //! Configuration: one document, one table of keys, typed settings.
 //!
 //! A document goes through five steps, each a file of its own: it is parsed ([`document`]), its includes are put in
-//! ([`include`]), its keys take their one spelling ([`spelling`]), its `${VAR}` references are filled in
+//! ([`mod@include`]), its keys take their one spelling ([`spelling`]), its `${VAR}` references are filled in
 //! ([`expand`]), and it is held against the rows of [`schema`] ([`validate`], [`rules`]). Out come [`settings`]: small,
 //! typed, shared by `Arc`, the only form the rest of the program reads. [`load`] does it from files, and is beside
 //! [`files`] the only part with IO.

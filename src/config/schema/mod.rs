@@ -3,7 +3,7 @@
 //! A row says path, type, default, range, environment names, reload class, secrecy and whether this build reads the
 //! key at all. Everything else is derived: defaults ([`Row::default_value`]), spelling and aliases
 //! ([`super::spelling`]), validation ([`super::validate`]), redaction ([`super::redact`]), the JSON Schema and
-//! `config.schema.lookup` ([`json_schema`]), and the reference page ([`reference`]). A key is added by adding a row.
+//! `config.schema.lookup` ([`json_schema`]), and the reference page ([`mod@reference`]). A key is added by adding a row.
 //!
 //! Paths are dotted; `*` stands for a key that the user chooses, `[]` for an element of a list.
 //! Follows `config.md` (keys, defaults, limits) and upstream's `openclaw.json`.

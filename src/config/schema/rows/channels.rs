@@ -1,7 +1,7 @@
 //! `channels.*`, `web.*`: config.md section 10, channels.md.
 //!
 //! `channels.*` holds what every service shares; a named channel has those keys too, and so have its accounts
-//! ([`crate::config::schema::tree`]). Channels are open: services have many keys that only their driver knows.
+//! ([`mod@crate::config::schema::tree`]). Channels are open: services have many keys that only their driver knows.
 
 use crate::config::schema::{
     ANY_INT, Kind, Row, any, choice, flag, int, list, map, number, open, path, row, secret, table, text, texts,
