@@ -1,1 +1,120 @@
-//! (room under construction)
+//! Inbound messages: whatever door one comes through, it becomes one shape, is judged once, and is on disk before its
+//! sender is told so.
+//!
+//! [`normalise`] makes the shape, [`hooks`] reads webhook bodies, [`accept`] writes message, decision and transcript in
+//! one transaction. The order of the steps is the gateway's (`gateway::inbound`). **Invariant:** the same message from
+//! the same source is stored once, however often it is delivered.
+
+pub mod normalise;
+pub mod hooks;
+pub mod accept;
+
+use serde::{Deserialize, Serialize};
+
+use crate::defender::request::{ActionRequest, Routing};
+use crate::protocol::session_key::SessionKey;
+
+/// The door a message came through; also the scope of its dedupe key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
+    /// `chat.send`.
+    Chat,
+    /// A webhook.
+    Hook,
+}
+
+impl Source {
+    /// Its name in the store and in decisions.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Source::Chat => "chat.send",
+            Source::Hook => "hooks",
+        }
+    }
+}
+
+/// A message in the one shape all doors produce.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Message {
+    /// The door.
+    pub source: Source,
+    /// The sender's own id of it: the same id again is the same message.
+    pub dedupe_key: String,
+    /// The run it asks for; equal to the dedupe key where the client chose it.
+    pub run_id: String,
+    /// The session it belongs to.
+    #[serde(with = "key_text")]
+    pub session: SessionKey,
+    /// What it says, normalised.
+    pub text: String,
+    /// A command it asks to run, if it says so.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub command: Option<String>,
+    /// The channel it came over.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub channel: Option<String>,
+    /// Who sent it, as the door knows it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub sender: Option<String>,
+    /// The recipient of an answer.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub to: Option<String>,
+    /// The account of ours it came to.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub account_id: Option<String>,
+    /// The thread it stands in.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub thread_id: Option<String>,
+    /// When it arrived, in milliseconds since 1970.
+    pub received_ms: i64,
+}
+
+impl std::fmt::Debug for Message {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Message")
+            .field("source", &self.source)
+            .field("run_id", &self.run_id)
+            .field("session", &self.session)
+            .field("text_bytes", &self.text.len())
+            .finish()
+    }
+}
+
+mod key_text {
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    use super::SessionKey;
+
+    pub(super) fn serialize<S: Serializer>(key: &SessionKey, out: S) -> Result<S::Ok, S::Error> {
+        out.serialize_str(key.as_str())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<SessionKey, D::Error> {
+        String::deserialize(from).map(SessionKey::stored)
+    }
+}
+
+impl Message {
+    /// What the defender judges. `preceding` is the end of what the session said before.
+    pub fn to_judge(&self, preceding: Option<&str>) -> ActionRequest {
+        ActionRequest {
+            id: Some(self.run_id.clone()),
+            session_key: Some(self.session.as_str().to_owned()),
+            source: self.source.as_str().to_owned(),
+            prompt: Some(self.text.clone()),
+            command: self.command.clone(),
+            channel: self.channel.clone(),
+            preceding: preceding.map(str::to_owned),
+            routing: Routing {
+                session_kind: Some(self.session.kind().to_owned()),
+                to: self.to.clone(),
+                account_id: self.account_id.clone(),
+                thread_id: self.thread_id.clone(),
+                ..Routing::default()
+            },
+            ..ActionRequest::default()
+        }
+    }
+}

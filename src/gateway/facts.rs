@@ -1,0 +1,147 @@
+//! What changed on disk, reported by jobs: the loop applies it to its own state and tells who listens.
+
+use serde_json::{Value, json};
+
+use super::Gateway;
+use super::broadcast::{self, For};
+use crate::config::Loaded;
+use crate::protocol::frame::Json;
+use crate::protocol::session_key::SessionKey;
+use crate::runtime::clock::Now;
+
+/// Something that changed, once it is durable.
+#[derive(Debug)]
+pub enum Fact {
+    /// A session was made or changed.
+    Session {
+        /// Which.
+        key: SessionKey,
+        /// Why, in upstream's words: `create`, `patch`, `send`, `reset`.
+        reason: &'static str,
+        /// Its row as clients see it.
+        row: Value,
+        /// When it changed.
+        updated_at: i64,
+        /// Whether it was made.
+        is_new: bool,
+    },
+    /// A session was deleted.
+    SessionGone {
+        /// Which.
+        key: SessionKey,
+    },
+    /// A message was added to a session.
+    Message {
+        /// Which session.
+        key: SessionKey,
+        /// The message as clients see it.
+        message: Value,
+        /// Its id.
+        message_id: String,
+        /// Its number.
+        seq: u64,
+        /// The session's row.
+        row: Value,
+    },
+    /// A finished message to show at once, from `chat.inject`.
+    Injected {
+        /// The session as the caller named it, which protocol 3 echoes.
+        key_as_sent: String,
+        /// The session.
+        key: SessionKey,
+        /// The message.
+        message: Value,
+        /// Its id.
+        message_id: String,
+    },
+    /// An inbound message was judged.
+    Judged(Box<crate::defender::decision::Decision>),
+    /// An inbound message is on disk, or had been there before.
+    Accepted(Box<crate::intake::accept::Accepted>),
+    /// The configuration was read again, or written.
+    Config(Box<Loaded>),
+    /// The configuration on disk cannot be used; what was in force stays.
+    ConfigBroken {
+        /// What is wrong with it, with line and column.
+        why: String,
+        /// The digest of what is wrong, so that it is said once.
+        hash: String,
+    },
+    /// The words that wake a listening client changed.
+    Voicewake(Vec<String>),
+    /// Heartbeats were switched.
+    Heartbeats(bool),
+}
+
+impl Gateway {
+    /// Applies one fact.
+    pub(super) fn apply(&mut self, now: Now, fact: Fact) {
+        match fact {
+            Fact::Session { key, reason, row, updated_at, is_new } => {
+                self.session_touched(&key, updated_at, is_new);
+                self.sessions_changed(&key, reason, Some(row), now.wall_ms);
+            }
+            Fact::SessionGone { key } => {
+                self.health_cache = Default::default();
+                self.sessions.removed(key.agent().unwrap_or_default(), key.as_str());
+                self.sessions_changed(&key, "delete", None, now.wall_ms);
+            }
+            Fact::Message { key, message, message_id, seq, row } => {
+                let payload = Json::of(&json!({
+                    "sessionKey": key.as_str(),
+                    "agentId": key.agent(),
+                    "message": message,
+                    "messageId": message_id,
+                    "messageSeq": seq,
+                    "session": row,
+                }));
+                if let Ok(payload) = payload {
+                    self.broadcast(&broadcast::SESSION_MESSAGE, For::SessionMessages(&key), &payload);
+                }
+            }
+            Fact::Injected { key_as_sent, key, message, message_id } => {
+                self.chat_injected(&key_as_sent, &key, &message, &message_id);
+            }
+            // These belong to a message on its way, which takes them before they get here (`inbound`).
+            Fact::Judged(_) | Fact::Accepted(_) => debug_assert!(false, "a message's fact without its message"),
+            Fact::Config(loaded) => self.take_config(now, *loaded),
+            Fact::ConfigBroken { why, hash } => self.config_broken(&why, hash),
+            Fact::Voicewake(triggers) => {
+                self.voicewake = triggers;
+                self.tell_voicewake();
+            }
+            Fact::Heartbeats(enabled) => {
+                self.heartbeats_enabled = enabled;
+                self.health_cache = Default::default();
+            }
+        }
+    }
+
+    pub(super) fn session_touched(&mut self, key: &SessionKey, updated_at: i64, is_new: bool) {
+        self.health_cache = Default::default();
+        self.sessions.touched(key.agent().unwrap_or_default(), key.as_str(), updated_at, is_new);
+    }
+
+    fn sessions_changed(&mut self, key: &SessionKey, reason: &str, row: Option<Value>, now_ms: i64) {
+        let mut payload =
+            json!({ "sessionKey": key.as_str(), "agentId": key.agent(), "reason": reason, "ts": now_ms });
+        if let Some(row) = row {
+            payload["session"] = row;
+        }
+        if let Ok(payload) = Json::of(&payload) {
+            self.broadcast(&broadcast::SESSIONS_CHANGED, For::SessionList, &payload);
+        }
+    }
+
+    fn tell_voicewake(&mut self) {
+        let conns: Vec<_> = self.clients.all_ready().map(|(conn, _)| conn).collect();
+        for conn in conns {
+            self.send_voicewake(conn);
+        }
+    }
+
+    fn chat_injected(&mut self, key_as_sent: &str, key: &SessionKey, message: &Value, message_id: &str) {
+        let state = json!({ "state": "final", "message": message });
+        self.chat_event(&format!("inject-{message_id}"), key, key_as_sent, 0, state);
+    }
+}

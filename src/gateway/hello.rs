@@ -1,0 +1,125 @@
+//! `hello-ok`: the answer to a successful connect, as each protocol's clients read it.
+//!
+//! Both payloads are closed: protocol 3's forbids what protocol 4's requires, and the other way round.
+
+use serde_json::{Value, json};
+
+use super::Gateway;
+use super::clients::Caller;
+use super::pairing::Token;
+use super::table;
+use crate::protocol::error::RpcError;
+use crate::protocol::frame::Json;
+use crate::protocol::version::Protocol;
+use crate::protocol::{BUFFERED_BYTES_MAX, FRAME_BYTES_MAX};
+use crate::runtime::clock::Now;
+
+/// Capability: a client that sends `modelCatalog` gets one `models.snapshot` after its hello.
+pub const CAP_MODEL_CATALOG: &str = "model-catalog-snapshot";
+
+/// Version told to protocol 4 clients: the release whose contract is spoken. Its Control UI compares it with its own.
+pub const RELEASE_V4: &str = "2026.9.6";
+/// Version told to protocol 3 clients: what upstream's own package of that release says.
+pub const RELEASE_V3: &str = "dev";
+
+/// Largest attachment of a message in bytes, decoded: base64 of it still fits a frame.
+pub const ATTACHMENT_BYTES_MAX: usize = 19_464_192;
+/// Largest image attachment in bytes, decoded.
+pub const ATTACHMENT_IMAGE_BYTES_MAX: usize = 6 * 1024 * 1024;
+const _: () = assert!(ATTACHMENT_BYTES_MAX / 3 * 4 < FRAME_BYTES_MAX);
+
+/// A device's token on its way to the device.
+pub struct DeviceToken {
+    /// The token itself.
+    pub secret: String,
+    /// What it reaches and since when.
+    pub token: Token,
+}
+
+/// Builds the payload.
+///
+/// # Errors
+/// When it cannot be written as JSON.
+pub fn hello(gateway: &Gateway, now: Now, caller: &Caller, device: Option<DeviceToken>) -> Result<Json, RpcError> {
+    let protocol = caller.protocol;
+    let methods: Vec<&str> =
+        table::sorted().iter().filter(|method| method.is_listed(protocol)).map(|method| method.name).collect();
+    let mut features = json!({ "methods": methods, "events": gateway.event_names(protocol) });
+    let mut snapshot = snapshot(gateway, now, caller);
+    let mut policy = json!({
+        "maxPayload": FRAME_BYTES_MAX,
+        "maxBufferedBytes": BUFFERED_BYTES_MAX,
+        "tickIntervalMs": gateway.config.settings.gateway.server.tick_interval.as_millis() as u64,
+    });
+    let conn_id = format!("{}-{}", gateway.boot.id, caller.conn.0);
+    let mut out = json!({ "type": "hello-ok", "protocol": protocol.number() });
+    match protocol {
+        Protocol::V3 => {
+            out["server"] = json!({ "version": RELEASE_V3, "host": gateway.boot.host, "connId": conn_id });
+            if let Some(DeviceToken { secret, token }) = device {
+                out["auth"] = json!({
+                    "deviceToken": secret,
+                    "role": token.role,
+                    "scopes": token.scopes,
+                    "issuedAtMs": token.rotated_at_ms.unwrap_or(token.created_at_ms),
+                });
+            }
+        }
+        Protocol::V4 => {
+            // Saying "configured" keeps the Control UI from reloading itself over a build it cannot match.
+            out["server"] = json!({
+                "version": RELEASE_V4,
+                "bootId": gateway.boot.id,
+                "controlUiBuildSource": "configured",
+                "connId": conn_id,
+            });
+            features["capabilities"] = json!([CAP_MODEL_CATALOG]);
+            snapshot["suspension"] = json!({ "phase": gateway.phase() });
+            let mut auth = json!({
+                "method": caller.admission.as_str(),
+                "role": caller.role.as_str(),
+                "scopes": caller.scopes.names(),
+            });
+            if let Some(DeviceToken { secret, token }) = device {
+                auth["deviceToken"] = json!(secret);
+                auth["issuedAtMs"] = json!(token.rotated_at_ms.unwrap_or(token.created_at_ms));
+            }
+            out["auth"] = auth;
+            policy["attachments"] =
+                json!({ "maxBytes": ATTACHMENT_BYTES_MAX, "maxImageBytes": ATTACHMENT_IMAGE_BYTES_MAX });
+        }
+    }
+    out["features"] = features;
+    out["snapshot"] = snapshot;
+    out["policy"] = policy;
+    Json::of(&out)
+}
+
+fn snapshot(gateway: &Gateway, now: Now, caller: &Caller) -> Value {
+    let rules = gateway.key_rules();
+    let mut defaults = json!({
+        "defaultAgentId": rules.default_agent,
+        "mainKey": rules.main_key,
+        "mainSessionKey": rules.main().as_str(),
+        "scope": if rules.global { "global" } else { "per-sender" },
+    });
+    if caller.protocol == Protocol::V4 {
+        defaults["modelConfigured"] = json!(gateway.config.settings.agents.default_model.is_some());
+        defaults["ownership"] = json!("sole");
+        defaults["selectionRequired"] = json!(false);
+    }
+    let mut out = json!({
+        "presence": gateway.presence.entries(),
+        "health": gateway.health_value(now, caller.protocol),
+        "stateVersion": gateway.state_version(),
+        "uptimeMs": gateway.uptime_ms(now),
+        "sessionDefaults": defaults,
+    });
+    // Protocol 3's own gateway tells everybody its paths; ours tells only who may administer it.
+    if caller.is_admin() {
+        out["configPath"] = json!(gateway.config.path);
+        out["stateDir"] = json!(gateway.boot.state_dir);
+        out["authMode"] = json!(gateway.config.settings.gateway.auth.mode.as_str());
+    }
+    out
+}

@@ -1,0 +1,113 @@
+//! Adding messages to a session's transcript.
+
+use serde_json::{Map, Value, json};
+
+use crate::protocol::session_key::{DEFAULT_AGENT, SessionKey};
+use crate::runtime::random;
+use crate::store::StoreError;
+use crate::store::db::Db;
+use crate::store::sessions::SessionRow;
+use crate::store::transcript::NewMessage;
+
+/// A message to add.
+#[derive(Debug)]
+pub struct New<'a> {
+    /// `user`, `assistant`, …
+    pub role: &'static str,
+    /// Its content blocks.
+    pub content: Value,
+    /// What goes under `__openclaw` beside the id and the number.
+    pub metadata: Value,
+    /// Adding the same key again adds nothing.
+    pub idempotency_key: Option<&'a str>,
+    /// Further fields of the message.
+    pub extra: &'a [(&'a str, Value)],
+}
+
+/// A message that was added, and the session it was added to.
+#[derive(Debug)]
+pub struct Added {
+    /// The session after it.
+    pub session: SessionRow,
+    /// Whether the session was made for it.
+    pub is_new_session: bool,
+    /// Whether the message was there before.
+    pub existed: bool,
+    /// The message's id.
+    pub message_id: String,
+    /// Its number in the transcript.
+    pub seq: u64,
+    /// The message as clients see it.
+    pub message: Value,
+}
+
+/// The session `key`, made when it is not there; says whether it was made.
+///
+/// # Errors
+/// The store's.
+pub fn open(db: &Db<'_>, key: &SessionKey, now_ms: i64) -> Result<(SessionRow, bool), StoreError> {
+    if let Some(session) = db.session(key.as_str())? {
+        return Ok((session, false));
+    }
+    let agent = key.agent().unwrap_or(DEFAULT_AGENT);
+    let mut session = SessionRow::new(key.as_str(), agent, random::uuid(), key.kind(), now_ms);
+    session.channel = key.channel().map(str::to_owned);
+    db.session_put(&session)?;
+    Ok((session, true))
+}
+
+/// Adds a message to the session `key`, which is made when it is not there.
+///
+/// # Errors
+/// The store's; nothing is written then.
+pub fn add(db: &Db<'_>, key: &SessionKey, new: &New<'_>, now_ms: i64) -> Result<Added, StoreError> {
+    let (session, is_new_session) = open(db, key, now_ms)?;
+    let message_id = random::uuid();
+    let mut message = compose(new, &message_id, now_ms);
+    let appended = db.transcript_append(&NewMessage {
+        session_id: &session.session_id,
+        message_id: &message_id,
+        parent_id: None,
+        role: new.role,
+        idempotency_key: new.idempotency_key,
+        at_ms: now_ms,
+        message: &message.to_string(),
+    })?;
+    let session = db.session(key.as_str())?.unwrap_or(session);
+    number(&mut message, appended.seq);
+    Ok(Added {
+        session,
+        is_new_session,
+        existed: appended.existed,
+        message_id: appended.message_id,
+        seq: appended.seq,
+        message,
+    })
+}
+
+/// Puts a message's number into its metadata: it is the row's, and not written twice.
+pub fn number(message: &mut Value, seq: u64) {
+    if let Some(metadata) = message.get_mut("__openclaw").and_then(Value::as_object_mut) {
+        metadata.insert("seq".to_owned(), json!(seq));
+    }
+}
+
+fn compose(new: &New<'_>, message_id: &str, now_ms: i64) -> Value {
+    let mut message = Map::new();
+    message.insert("role".to_owned(), json!(new.role));
+    message.insert("content".to_owned(), new.content.clone());
+    message.insert("timestamp".to_owned(), json!(now_ms));
+    if let Some(key) = new.idempotency_key {
+        message.insert("idempotencyKey".to_owned(), json!(key));
+    }
+    for (name, value) in new.extra {
+        message.insert((*name).to_owned(), value.clone());
+    }
+    let mut metadata = Map::new();
+    metadata.insert("id".to_owned(), json!(message_id));
+    if let Value::Object(more) = &new.metadata {
+        metadata.extend(more.clone());
+    }
+    message.insert("__openclaw".to_owned(), Value::Object(metadata));
+    Value::Object(message)
+}
