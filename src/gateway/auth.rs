@@ -4,7 +4,8 @@ use ring::hmac;
 
 use super::clients::Admission;
 use super::locality::Head;
-use crate::config::settings::{AuthMode, Settings};
+use crate::config::settings::Settings;
+use crate::config::settings::gateway::AuthMode;
 use crate::protocol::connect::Credentials;
 use crate::runtime::random;
 
@@ -122,7 +123,7 @@ pub fn check_shared(
             let Some(expected) = &auth.token else { return Err(Refusal::TokenNotConfigured) };
             match sent(&credentials.token, &credentials.password) {
                 None => Err(Refusal::TokenMissing),
-                Some(sent) if comparer.same(&sent, expected.expose()) => Ok(Admission::Token),
+                Some(sent) if comparer.same(&sent, expected.reveal()) => Ok(Admission::Token),
                 Some(_) => Err(Refusal::TokenMismatch),
             }
         }
@@ -130,7 +131,7 @@ pub fn check_shared(
             let Some(expected) = &auth.password else { return Err(Refusal::PasswordNotConfigured) };
             match sent(&credentials.password, &credentials.token) {
                 None => Err(Refusal::PasswordMissing),
-                Some(sent) if comparer.same(&sent, expected.expose()) => Ok(Admission::Password),
+                Some(sent) if comparer.same(&sent, expected.reveal()) => Ok(Admission::Password),
                 Some(_) => Err(Refusal::PasswordMismatch),
             }
         }
@@ -162,7 +163,7 @@ fn check_proxy(settings: &Settings, head: &Head<'_>) -> Result<Admission, Refusa
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::settings::Secret;
+    use crate::config::secret::Secret;
 
     fn head(headers: &[(String, String)]) -> Head<'_> {
         Head { peer: "10.0.0.1".parse().unwrap(), headers }

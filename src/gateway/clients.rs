@@ -113,6 +113,8 @@ pub enum Phase {
 pub struct Ready {
     /// What it may do.
     pub caller: Arc<Caller>,
+    /// When it was admitted.
+    pub connected_at_ms: i64,
     /// Number of the last event sent to it.
     pub seq: u64,
     /// What it asked to hear.

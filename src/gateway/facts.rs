@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::Gateway;
 use super::broadcast::{self, For};
-use crate::config::Loaded;
+use crate::config::load::Loaded;
 use crate::protocol::frame::Json;
 use crate::protocol::session_key::SessionKey;
 use crate::runtime::clock::Now;

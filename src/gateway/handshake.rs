@@ -477,6 +477,7 @@ impl Gateway {
         if let Some(client) = self.clients.get_mut(conn) {
             client.phase = Phase::Ready(Ready {
                 caller: std::sync::Arc::clone(&caller),
+                connected_at_ms: now.wall_ms,
                 seq: 0,
                 subscriptions: Subscriptions::default(),
                 n_role_refusals: 0,

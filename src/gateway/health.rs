@@ -15,6 +15,10 @@ pub const RECENT_SESSIONS: usize = 5;
 /// How often the snapshot is made anew and broadcast, in milliseconds.
 pub const REFRESH_MS: i64 = 60_000;
 
+/// What an agent is told at a heartbeat when nothing else is configured.
+const HEARTBEAT_PROMPT: &str = "Read HEARTBEAT.md in the workspace, if there is one, and act on it. \
+                                If nothing needs attention, answer HEARTBEAT_OK.";
+
 /// What the loop knows of the sessions without asking the store.
 #[derive(Clone, Debug, Default)]
 pub struct SessionSummary {
@@ -84,9 +88,9 @@ pub struct HeartbeatRule {
 impl Gateway {
     /// The rule of `agents.defaults.heartbeat`; 30 minutes when nothing is said, and off when it says `0m`.
     pub(super) fn heartbeat_rule(&self) -> HeartbeatRule {
-        let written = self.config.config.pointer("/agents/defaults/heartbeat/every").and_then(Value::as_str);
-        let every = written.unwrap_or("30m").to_owned();
-        let every_ms = crate::config::duration_ms(&every).unwrap_or(30 * 60 * 1000);
+        let heartbeat = &self.config.settings.agents.defaults.heartbeat;
+        let every_ms = heartbeat.every.map_or(0, |every| every.as_millis() as i64);
+        let every = if every_ms > 0 { heartbeat.every_text.clone() } else { "disabled".to_owned() };
         HeartbeatRule { enabled: self.heartbeats_enabled && every_ms > 0, every, every_ms }
     }
 
@@ -94,6 +98,7 @@ impl Gateway {
     pub(super) fn health_value(&self, now: Now, protocol: Protocol) -> Value {
         let settings = &self.config.settings;
         let rule = self.heartbeat_rule();
+        let heartbeat = &settings.agents.defaults.heartbeat;
         let default_agent = self.key_rules().default_agent;
         let path = self.store_path();
         let target = if protocol == Protocol::V3 { "last" } else { "owner" };
@@ -110,10 +115,9 @@ impl Gateway {
                         "enabled": rule.enabled && is_default,
                         "every": if is_default { rule.every.as_str() } else { "disabled" },
                         "everyMs": if is_default { json!(rule.every_ms) } else { Value::Null },
-                        "prompt": "Read HEARTBEAT.md in the workspace, if there is one, and act on it. \
-                                   If nothing needs attention, answer HEARTBEAT_OK.",
+                        "prompt": heartbeat.prompt.as_deref().unwrap_or(HEARTBEAT_PROMPT),
                         "target": target,
-                        "ackMaxChars": 300,
+                        "ackMaxChars": heartbeat.ack_max_chars,
                     },
                     "sessions": self.sessions.of_agent(&agent.id, &path, now.wall_ms),
                 })
@@ -135,7 +139,7 @@ impl Gateway {
             out["degraded"] = json!(why);
         }
         if protocol == Protocol::V4 {
-            let polling = !settings.gateway.server.reload_interval.is_zero();
+            let polling = settings.gateway.server.reload_interval.is_some();
             out["plugins"] = json!({ "loaded": ["defender"], "errors": [], "unavailable": [] });
             // Nothing here can ask a model yet, and whoever asks is told so.
             out["modelRuntime"] = json!({ "degraded": true, "pendingAgents": [] });

@@ -104,7 +104,7 @@ fn snapshot(gateway: &Gateway, now: Now, caller: &Caller) -> Value {
         "scope": if rules.global { "global" } else { "per-sender" },
     });
     if caller.protocol == Protocol::V4 {
-        defaults["modelConfigured"] = json!(gateway.config.settings.agents.default_model.is_some());
+        defaults["modelConfigured"] = json!(gateway.config.settings.agents.defaults.model.primary.is_some());
         defaults["ownership"] = json!("sole");
         defaults["selectionRequired"] = json!(false);
     }

@@ -318,7 +318,7 @@ impl Gateway {
 
     /// What a run without a model ends with: says what to configure.
     fn no_model_message(&self) -> String {
-        match &self.config.settings.agents.default_model {
+        match &self.config.settings.agents.defaults.model.primary {
             None => format!(
                 "No model is configured. Set agents.defaults.model.primary and models.providers in {}.",
                 self.config.path.display()

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crate::config::settings::RateLimit;
+use crate::config::settings::gateway::RateLimit;
 
 /// Addresses remembered at once; beyond that the one with the oldest failure is forgotten.
 pub const TRACKED_MAX: usize = 4096;
@@ -71,11 +71,11 @@ impl Limiter {
             }
         }
         let record = self.records.entry(subject).or_default();
-        record.failed_at_ms.retain(|at| now_ms - at < rules.window_ms);
+        record.failed_at_ms.retain(|at| now_ms - at < rules.window.as_millis() as i64);
         record.failed_at_ms.push(now_ms);
-        if record.failed_at_ms.len() >= rules.max_attempts {
+        if record.failed_at_ms.len() >= rules.max_attempts as usize {
             record.failed_at_ms.clear();
-            record.locked_until_ms = now_ms + rules.lockout_ms;
+            record.locked_until_ms = now_ms + rules.lockout.as_millis() as i64;
         }
     }
 
@@ -88,9 +88,15 @@ impl Limiter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     const RULES: RateLimit =
-        RateLimit { max_attempts: 10, window_ms: 60_000, lockout_ms: 300_000, exempt_loopback: false };
+        RateLimit {
+        max_attempts: 10,
+        window: Duration::from_secs(60),
+        lockout: Duration::from_secs(300),
+        exempt_loopback: false,
+    };
 
     fn subject(address: &str) -> Subject {
         Subject { kind: Kind::Shared, address: canonical(address.parse().unwrap()), origin: None }

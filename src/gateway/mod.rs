@@ -42,7 +42,7 @@ pub use effect::{Done, Effect, Job, Lane, Origin, Report, Work};
 pub use event::{Event, Gone, Signal, Upgrade};
 pub use facts::Fact;
 
-use crate::config::Loaded;
+use crate::config::load::Loaded;
 use crate::defender::Rules;
 use crate::protocol::ConnId;
 use crate::protocol::frame::Json;
@@ -187,7 +187,7 @@ impl Gateway {
             version: Some(hello::RELEASE_V4.to_owned()),
             platform: Some(boot.platform.clone()),
             device_family: Some("Linux".to_owned()),
-            model_identifier: Some(machine().to_owned()),
+            model_identifier: Some(crate::runtime::host::arch().to_owned()),
             mode: Some("gateway".to_owned()),
             reason: Some("self".to_owned()),
             instance_id: Some(boot.id.clone()),
@@ -483,14 +483,5 @@ impl Gateway {
             );
         }
         true
-    }
-}
-
-/// The machine's architecture in Node's words, which clients show.
-pub(crate) fn machine() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "x64",
-        "aarch64" => "arm64",
-        other => other,
     }
 }

@@ -8,7 +8,9 @@ use serde_json::json;
 use super::broadcast::{self, For};
 use super::effect::{Done, Effect, Job, Origin, Work};
 use super::{Fact, Gateway};
-use crate::config::{Loaded, changes};
+use crate::config::changes;
+use crate::config::load::Loaded;
+use crate::config::settings::agents::SessionScope;
 use crate::defender::Rules;
 use crate::protocol::close;
 use crate::protocol::frame::Json;
@@ -29,7 +31,7 @@ impl Reload {
     /// Starts looking at the interval of `config`.
     pub fn new(config: &Loaded, now: Now) -> Reload {
         let interval = config.settings.gateway.server.reload_interval;
-        Reload { next_poll: (!interval.is_zero()).then(|| now.mono + interval), looking: false, complained: None }
+        Reload { next_poll: interval.map(|every| now.mono + every), looking: false, complained: None }
     }
 
     /// When to look next; `None` when polling is off.
@@ -43,7 +45,7 @@ pub fn key_rules(config: &Loaded) -> KeyRules {
     KeyRules {
         default_agent: config.settings.agents.default_id.clone(),
         main_key: config.settings.session.main_key.clone(),
-        global: config.settings.session.is_global,
+        global: config.settings.session.scope == SessionScope::Global,
     }
 }
 
@@ -53,7 +55,7 @@ impl Gateway {
             return;
         }
         let interval = self.config.settings.gateway.server.reload_interval;
-        self.reload.next_poll = (!interval.is_zero()).then(|| now.mono + interval);
+        self.reload.next_poll = interval.map(|every| now.mono + every);
         self.look_at_config();
     }
 
@@ -113,7 +115,7 @@ impl Gateway {
         self.keys = Arc::new(key_rules(&self.config));
         self.rules = Arc::new(rules);
         self.reload.complained = None;
-        self.reload.next_poll = (!interval.is_zero()).then(|| now.mono + interval);
+        self.reload.next_poll = interval.map(|every| now.mono + every);
         self.next_tick = self.next_tick.min(now.mono + self.config.settings.gateway.server.tick_interval);
         self.degraded = None;
         self.effects.push_back(Effect::Reconfigured);

@@ -233,7 +233,7 @@ impl Gateway {
         if request.query().is_some_and(|query| query.split('&').any(|pair| pair.starts_with("token="))) {
             return Some(hook_error(400, "the token belongs in a header, not in the address"));
         }
-        let secret = settings.token.as_ref().map(|token| token.expose().to_owned());
+        let secret = settings.token.as_ref().map(|token| token.reveal().to_owned());
         if let Err(response) = self.check_hook_secret(now, request, secret.as_deref()) {
             return Some(response);
         }
@@ -350,7 +350,7 @@ fn channel_hook(gateway: &mut Gateway, now: Now, conn: ConnId, request: &HttpReq
         // Unknown, or known and without a secret: an unsigned post is never accepted.
         return Some(json_response(404, &json!({ "ok": false, "error": "unknown channel", "channel": target.channel })));
     };
-    if let Err(response) = gateway.check_hook_secret(now, request, Some(secret.expose())) {
+    if let Err(response) = gateway.check_hook_secret(now, request, Some(secret.reveal())) {
         return Some(response);
     }
     match hooks::read_channel(request, &target, &gateway.keys, now.wall_ms) {

@@ -4,13 +4,13 @@ use ring::hmac;
 use serde_json::{Value, json};
 
 use super::{Message, Source, normalise};
-use crate::config::settings::HookSettings;
+use crate::config::settings::hooks::Hooks;
 use crate::protocol::error::RpcError;
 use crate::protocol::session_key::{KeyRules, SessionKey, agent_id};
 use crate::runtime::random;
 
 /// Wrong secrets within the limiter's window before a sender is locked out.
-pub const FAILURES_MAX: usize = 20;
+pub const FAILURES_MAX: u32 = 20;
 /// Messages taken from one body; a larger batch is refused whole.
 pub const BATCH_MAX: usize = 64;
 
@@ -172,7 +172,7 @@ pub fn is_authentic(request: &impl Post, secret: &str, comparer: &impl Same) -> 
 ///
 /// # Errors
 /// What to answer instead.
-pub fn read(request: &impl Post, settings: &HookSettings, keys: &KeyRules, now_ms: i64) -> Result<Batch, HookError> {
+pub fn read(request: &impl Post, settings: &Hooks, keys: &KeyRules, now_ms: i64) -> Result<Batch, HookError> {
     let base = settings.path.trim_end_matches('/');
     let name = request.path().strip_prefix(base).unwrap_or("").trim_matches('/');
     let body: Value =
@@ -205,7 +205,7 @@ pub fn read(request: &impl Post, settings: &HookSettings, keys: &KeyRules, now_m
     }
 }
 
-fn session_of(body: &Value, settings: &HookSettings, keys: &KeyRules) -> Result<SessionKey, HookError> {
+fn session_of(body: &Value, settings: &Hooks, keys: &KeyRules) -> Result<SessionKey, HookError> {
     let agent = match body.get("agentId").and_then(Value::as_str).map(str::trim).filter(|id| !id.is_empty()) {
         None => keys.default_agent.clone(),
         Some(asked) => {
@@ -223,7 +223,7 @@ fn session_of(body: &Value, settings: &HookSettings, keys: &KeyRules) -> Result<
         }
         Some(key) => {
             let prefixes = &settings.allowed_session_key_prefixes;
-            if !prefixes.is_empty() && !prefixes.iter().any(|prefix| key.starts_with(prefix.as_str())) {
+            if prefixes.as_ref().is_some_and(|list| !list.iter().any(|prefix| key.starts_with(prefix.as_str()))) {
                 return Err(refuse(400, "sessionKey has none of hooks.allowedSessionKeyPrefixes"));
             }
             key.to_owned()
@@ -489,13 +489,13 @@ mod tests {
 
     #[test]
     fn a_caller_chooses_its_session_only_where_that_is_allowed() {
-        let mut settings = HookSettings { path: "/hooks".to_owned(), ..HookSettings::default() };
+        let mut settings = Hooks { path: "/hooks".to_owned(), ..Hooks::default() };
         let request = post("/hooks/agent", json!({ "message": "hi", "sessionKey": "hook:mine" }));
         assert_eq!(read(&request, &settings, &KeyRules::default(), 0).unwrap_err().status, 400);
         settings.allow_request_session_key = true;
-        settings.allowed_session_key_prefixes = vec!["other:".to_owned()];
+        settings.allowed_session_key_prefixes = Some(vec!["other:".to_owned()]);
         assert_eq!(read(&request, &settings, &KeyRules::default(), 0).unwrap_err().status, 400);
-        settings.allowed_session_key_prefixes = vec!["hook:".to_owned()];
+        settings.allowed_session_key_prefixes = Some(vec!["hook:".to_owned()]);
         let batch = read(&request, &settings, &KeyRules::default(), 0).unwrap();
         assert_eq!(batch.messages[0].session.as_str(), "agent:main:hook:mine");
     }

@@ -10,3 +10,4 @@ pub mod notify;
 pub mod pool;
 pub mod random;
 pub mod threads;
+pub mod host;

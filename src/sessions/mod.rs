@@ -5,3 +5,5 @@
 //! nothing here deletes what was said.
 
 pub mod transcript;
+pub mod row;
+pub mod history;

@@ -157,9 +157,9 @@ fn tail(cx: QueryCx<'_>, params: TailParams) -> Result<Tail, RpcError> {
 
 /// What the process holds in memory, in the words clients know from another runtime: private pages for its heap.
 pub(super) fn process_memory() -> Value {
-    let memory = crate::runtime::memory::read().unwrap_or_default();
+    let memory = crate::runtime::host::process_memory().unwrap_or_default();
     json!({
-        "rssBytes": memory.rss_bytes,
+        "rssBytes": memory.resident_bytes,
         "heapTotalBytes": memory.data_bytes,
         "heapUsedBytes": memory.private_bytes,
         "externalBytes": 0,

@@ -3,9 +3,26 @@
 pub mod health;
 pub mod system;
 pub mod device;
+pub mod node;
+pub mod agents;
+pub mod models;
+pub mod channels;
+pub mod chat;
+pub mod approvals;
 pub mod voicewake;
 
 use super::table::Method;
 
 /// Every family.
-pub static FAMILIES: &[&[Method]] = &[health::METHODS, system::METHODS, device::METHODS, voicewake::METHODS];
+pub static FAMILIES: &[&[Method]] = &[
+    health::METHODS,
+    system::METHODS,
+    device::METHODS,
+    node::METHODS,
+    agents::METHODS,
+    models::METHODS,
+    channels::METHODS,
+    chat::METHODS,
+    approvals::METHODS,
+    voicewake::METHODS,
+];

@@ -1,0 +1,107 @@
+//! The configured agents: who they are, what they are called.
+
+use serde_json::{Value, json};
+
+use crate::config::settings::agents::Agent;
+use crate::gateway::Gateway;
+use crate::gateway::table::{Call, need};
+use crate::protocol::error::RpcError;
+use crate::protocol::params::{NonEmpty, Nothing};
+use crate::protocol::session_key::{SessionKey, agent_id};
+use crate::protocol::version::Protocol;
+
+crate::methods! {
+    "agents.list",        Both, need::READ, need::READ, Loop list;
+    "agent.identity.get", Both, need::READ, need::READ, Loop identity;
+}
+
+fn list(gateway: &mut Gateway, call: &Call, _params: Nothing) -> Result<Value, RpcError> {
+    let settings = &gateway.config.settings;
+    let agents: Vec<Value> = settings.agents.list.iter().map(|agent| wire(agent, call.protocol())).collect();
+    let mut out = json!({
+        "defaultId": settings.agents.default_id,
+        "mainKey": gateway.keys.main_key,
+        "scope": settings.session.scope.as_str(),
+        "agents": agents,
+    });
+    if call.protocol() == Protocol::V4 {
+        out["ownership"] = json!("sole");
+        out["selectionRequired"] = json!(false);
+    }
+    Ok(out)
+}
+
+fn wire(agent: &Agent, protocol: Protocol) -> Value {
+    let mut row = json!({ "id": agent.id });
+    if let Some(name) = &agent.name {
+        row["name"] = json!(name);
+    }
+    let mut identity = json!({});
+    for (field, value) in [
+        ("name", &agent.identity.name),
+        ("theme", &agent.identity.theme),
+        ("emoji", &agent.identity.emoji),
+        ("avatar", &agent.identity.avatar),
+    ] {
+        if let Some(value) = value {
+            identity[field] = json!(value);
+        }
+    }
+    if identity.as_object().is_some_and(|fields| !fields.is_empty()) {
+        row["identity"] = identity;
+    }
+    if protocol == Protocol::V4 {
+        row["workspace"] = json!(agent.workspace);
+        if let Some(primary) = &agent.model.primary {
+            row["model"] = json!({ "primary": primary, "fallbacks": agent.model.fallbacks });
+        }
+    }
+    row
+}
+
+crate::params! {
+    /// Whose identity.
+    pub struct IdentityParams {
+        agent_id: Option<NonEmpty> = "agentId",
+        session_key: Option<String> = "sessionKey",
+    }
+}
+
+fn identity(gateway: &mut Gateway, call: &Call, params: IdentityParams) -> Result<Value, RpcError> {
+    let refuse = |why: String| RpcError::invalid(format!("invalid agent.identity.get params: {why}"));
+    let asked = params.agent_id.map(|id| agent_id(&id.0));
+    let of_key = match params.session_key.as_deref().map(str::trim).filter(|key| !key.is_empty()) {
+        None => None,
+        Some(text) => {
+            let key = SessionKey::parse(text, &gateway.keys)
+                .map_err(|_| refuse(format!("malformed session key \"{text}\"")))?;
+            key.agent().map(str::to_owned)
+        }
+    };
+    if let (Some(asked), Some(own)) = (&asked, &of_key)
+        && asked != own
+    {
+        return Err(refuse(format!("agent \"{asked}\" does not match session key agent \"{own}\"")));
+    }
+    let settings = &gateway.config.settings;
+    let id = asked.clone().or(of_key).unwrap_or_else(|| settings.agents.default_id.clone());
+    let agent = settings.agents.get(&id);
+    if asked.is_some() && agent.is_none() {
+        return Err(refuse(format!("unknown agent id \"{id}\"")));
+    }
+    let identity = agent.map(|agent| agent.identity.clone()).unwrap_or_default();
+    let configured = identity.name.or_else(|| agent.and_then(|agent| agent.name.clone()));
+    let configured = configured.or_else(|| settings.ui.assistant_name.clone());
+    let source = if configured.is_some() { "config" } else { "default" };
+    let name = configured.unwrap_or_else(|| "Assistant".to_owned());
+    let initial: String = name.chars().next().map(|c| c.to_uppercase().collect()).unwrap_or_default();
+    let avatar = identity.avatar.or_else(|| settings.ui.assistant_avatar.clone()).unwrap_or(initial);
+    let mut out = json!({ "agentId": id, "name": name, "avatar": avatar });
+    if let Some(emoji) = identity.emoji {
+        out["emoji"] = json!(emoji);
+    }
+    if call.protocol() == Protocol::V4 {
+        out["nameSource"] = json!(source);
+    }
+    Ok(out)
+}
