@@ -28,6 +28,12 @@ impl Comparer {
     }
 }
 
+impl crate::intake::hooks::Same for Comparer {
+    fn same(&self, one: &str, other: &str) -> bool {
+        Comparer::same(self, one, other)
+    }
+}
+
 impl Default for Comparer {
     fn default() -> Comparer {
         Comparer::new()

@@ -205,6 +205,11 @@ impl Clients {
         })
     }
 
+    /// Whether a device is connected.
+    pub fn has_device(&self, device_id: &str) -> bool {
+        self.all_ready().any(|(_, ready)| ready.caller.device_id.as_deref() == Some(device_id))
+    }
+
     /// Every one's id.
     pub fn ids(&self) -> Vec<ConnId> {
         self.by_id.keys().copied().collect()

@@ -117,6 +117,9 @@ impl Gateway {
             Origin::Pairing(conn) => self.device_recorded(now, conn, outcome),
             Origin::Message(_) => {}
             Origin::Housekeeping(what) => {
+                if what == super::reload::LOOK {
+                    self.looked_at_config();
+                }
                 if let Err(error) = outcome {
                     log::warn!("background work failed what={what} error={}", error.message);
                 }

@@ -64,8 +64,6 @@ pub enum Fact {
     ConfigBroken {
         /// What is wrong with it, with line and column.
         why: String,
-        /// The digest of what is wrong, so that it is said once.
-        hash: String,
     },
     /// The words that wake a listening client changed.
     Voicewake(Vec<String>),
@@ -105,7 +103,7 @@ impl Gateway {
             // These belong to a message on its way, which takes them before they get here (`inbound`).
             Fact::Judged(_) | Fact::Accepted(_) => debug_assert!(false, "a message's fact without its message"),
             Fact::Config(loaded) => self.take_config(now, *loaded),
-            Fact::ConfigBroken { why, hash } => self.config_broken(&why, hash),
+            Fact::ConfigBroken { why } => self.config_broken(&why),
             Fact::Voicewake(triggers) => {
                 self.voicewake = triggers;
                 self.tell_voicewake();

@@ -99,7 +99,7 @@ impl Gateway {
         let settings = &self.config.settings;
         let rule = self.heartbeat_rule();
         let heartbeat = &settings.agents.defaults.heartbeat;
-        let default_agent = self.key_rules().default_agent;
+        let default_agent = self.keys.default_agent.clone();
         let path = self.store_path();
         let target = if protocol == Protocol::V3 { "last" } else { "owner" };
         let agents: Vec<Value> = settings

@@ -117,7 +117,7 @@ fn snapshot(gateway: &Gateway, now: Now, caller: &Caller) -> Value {
     });
     // Protocol 3's own gateway tells everybody its paths; ours tells only who may administer it.
     if caller.is_admin() {
-        out["configPath"] = json!(gateway.config.path);
+        out["configPath"] = json!(gateway.config.document.path);
         out["stateDir"] = json!(gateway.boot.state_dir);
         out["authMode"] = json!(gateway.config.settings.gateway.auth.mode.as_str());
     }

@@ -36,6 +36,20 @@ impl HttpRequest {
     }
 }
 
+impl crate::intake::hooks::Post for HttpRequest {
+    fn path(&self) -> &str {
+        HttpRequest::path(self)
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        HttpRequest::header(self, name)
+    }
+
+    fn body(&self) -> &[u8] {
+        &self.body
+    }
+}
+
 /// The first header `name` (lower case) of a list.
 pub fn header<'a>(headers: &'a [(String, String)], name: &str) -> Option<&'a str> {
     headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())

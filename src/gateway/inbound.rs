@@ -321,7 +321,7 @@ impl Gateway {
         match &self.config.settings.agents.defaults.model.primary {
             None => format!(
                 "No model is configured. Set agents.defaults.model.primary and models.providers in {}.",
-                self.config.path.display()
+                self.config.document.path.display()
             ),
             Some(model) => format!(
                 "This build of openclaw-rs cannot call models yet, so {model} was not asked. \

@@ -29,6 +29,7 @@ pub mod health;
 pub mod facts;
 pub mod inbound;
 pub mod routes;
+pub mod page;
 pub mod reload;
 
 #[cfg(test)]
@@ -42,8 +43,8 @@ pub use effect::{Done, Effect, Job, Lane, Origin, Report, Work};
 pub use event::{Event, Gone, Signal, Upgrade};
 pub use facts::Fact;
 
-use crate::config::load::Loaded;
-use crate::defender::Rules;
+use crate::config::load::{LoadInputs, Loaded};
+use crate::defender::rules::Rules;
 use crate::protocol::ConnId;
 use crate::protocol::frame::Json;
 use crate::protocol::scope::Role;
@@ -85,6 +86,8 @@ pub struct Setup {
     pub boot: Boot,
     /// The configuration in force.
     pub config: Arc<Loaded>,
+    /// Where it comes from.
+    pub load_inputs: LoadInputs,
     /// The defender's compiled rules.
     pub rules: Arc<Rules>,
     /// What device tokens are derived from.
@@ -136,6 +139,7 @@ pub struct Gateway {
     now: Now,
     boot: Boot,
     config: Arc<Loaded>,
+    load_inputs: Arc<LoadInputs>,
     keys: Arc<KeyRules>,
     state_dir: Arc<str>,
     log_file: Arc<str>,
@@ -180,7 +184,7 @@ pub struct Gateway {
 impl Gateway {
     /// A gateway with nobody connected.
     pub fn new(setup: Setup, now: Now) -> Gateway {
-        let Setup { boot, config, rules, token_key, kept } = setup;
+        let Setup { boot, config, load_inputs, rules, token_key, kept } = setup;
         let mut own = Entry {
             host: Some(boot.host.clone()),
             ip: Some(boot.host.clone()),
@@ -206,6 +210,7 @@ impl Gateway {
             reload: reload::Reload::new(&config, now),
             boot,
             config,
+            load_inputs: Arc::new(load_inputs),
             rules,
             clients: Clients::default(),
             presence: Presence::new(own),

@@ -9,9 +9,11 @@ use super::broadcast::{self, For};
 use super::effect::{Done, Effect, Job, Origin, Work};
 use super::{Fact, Gateway};
 use crate::config::changes;
-use crate::config::load::Loaded;
+use crate::config::load::{self, Loaded};
+use crate::config::path::KeyPath;
+use crate::config::ConfigError;
 use crate::config::settings::agents::SessionScope;
-use crate::defender::Rules;
+use crate::defender::rules::Rules;
 use crate::protocol::close;
 use crate::protocol::frame::Json;
 use crate::protocol::session_key::KeyRules;
@@ -70,15 +72,18 @@ impl Gateway {
         if std::mem::replace(&mut self.reload.looking, true) {
             return;
         }
-        let current = Arc::clone(&self.config);
+        let (current, inputs) = (Arc::clone(&self.config), Arc::clone(&self.load_inputs));
         let work = Work::Query(Box::new(move |_| {
-            let facts = match current.reload() {
-                Ok(None) => Vec::new(),
-                Ok(Some(loaded)) => vec![Fact::Config(Box::new(loaded))],
-                Err(error) => {
-                    let why = error.to_string();
-                    vec![Fact::ConfigBroken { hash: why.clone(), why }]
+            let read = load::load(&inputs).and_then(|mut loaded| {
+                load::ensure_token(&mut loaded)?;
+                Ok(loaded)
+            });
+            let facts = match read {
+                Ok(loaded) if loaded.document.raw == current.document.raw && loaded.settings == current.settings => {
+                    Vec::new()
                 }
+                Ok(loaded) => vec![Fact::Config(Box::new(loaded))],
+                Err(error) => vec![Fact::ConfigBroken { why: explain(&error) }],
             };
             Ok(Done { answer: None, facts })
         }));
@@ -91,10 +96,10 @@ impl Gateway {
     }
 
     /// The document on disk cannot be used: it is said once, and what was in force stays.
-    pub(super) fn config_broken(&mut self, why: &str, hash: String) {
-        if self.reload.complained.as_ref() != Some(&hash) {
+    pub(super) fn config_broken(&mut self, why: &str) {
+        if self.reload.complained.as_deref() != Some(why) {
             log::error!("configuration not taken over, the previous one stays in force: {why}");
-            self.reload.complained = Some(hash);
+            self.reload.complained = Some(why.to_owned());
         }
         self.degraded = Some(format!("configuration not taken over: {why}"));
         self.health_cache = Default::default();
@@ -102,14 +107,17 @@ impl Gateway {
 
     /// Takes over a document that was checked.
     pub(super) fn take_config(&mut self, now: Now, loaded: Loaded) {
-        let rules = match Rules::compile(&loaded.settings.security.rule_inputs()) {
+        let rules = match Rules::compile(&crate::intake::judge::rule_inputs(&loaded.settings)) {
             Ok(rules) => rules,
-            Err(error) => return self.config_broken(&error.to_string(), loaded.hash.clone()),
+            Err(error) => return self.config_broken(&error.to_string()),
         };
-        let paths = changes::changed_paths(&self.config.config, &loaded.config);
-        let restart: Vec<&str> = paths.iter().filter(|path| changes::needs_restart(path)).map(String::as_str).collect();
-        log::info!("configuration taken over changed={} restart_needed={}", paths.join(","), restart.join(","));
-        let secrets_changed = loaded.settings.gateway.auth.differs(&self.config.settings.gateway.auth);
+        let found = changes::between(&self.config.document.config, &loaded.document.config);
+        let plan = changes::plan(&found, self.config.settings.gateway.reload.mode);
+        let names = |paths: &[KeyPath]| paths.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let (applied, restart) = (names(&plan.apply), names(&plan.restart));
+        log::info!("configuration read again applied={} restart_needed={}", applied.join(","), restart.join(","));
+        let (old, new) = (&self.config.settings.gateway.auth, &loaded.settings.gateway.auth);
+        let secrets_changed = old.mode != new.mode || old.token != new.token || old.password != new.password;
         let interval = loaded.settings.gateway.server.reload_interval;
         self.config = Arc::new(loaded);
         self.keys = Arc::new(key_rules(&self.config));
@@ -122,8 +130,9 @@ impl Gateway {
         if secrets_changed {
             self.close_shared();
         }
-        if !paths.is_empty() {
-            if let Ok(payload) = Json::of(&json!({ "hash": self.config.hash, "paths": paths, "ts": now.wall_ms })) {
+        if !found.is_empty() {
+            let hash = &self.config.document.hash;
+            if let Ok(payload) = Json::of(&json!({ "hash": hash, "paths": applied, "ts": now.wall_ms })) {
                 self.broadcast(&broadcast::CONFIG_CHANGED, For::All, &payload);
             }
         }
@@ -142,6 +151,22 @@ impl Gateway {
             self.leave(conn, close::AUTHORITY_GONE, "gateway auth changed");
         }
     }
+}
+
+/// An error with all that is behind it, on one line.
+fn explain(error: &ConfigError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    if let ConfigError::Invalid { issues, .. } = error {
+        for issue in issues {
+            text.push_str(&format!("; {issue}"));
+        }
+    }
+    text
 }
 
 /// The background job that looks at the file.

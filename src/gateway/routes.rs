@@ -346,17 +346,26 @@ fn channel_hook(gateway: &mut Gateway, now: Now, conn: ConnId, request: &HttpReq
     let Some(target) = hooks::channel_target(request.path()) else {
         return Some(json_response(404, &json!({ "ok": false, "error": "not_found", "path": request.path() })));
     };
-    let Some(secret) = gateway.config.channel_webhook_secret(&target.channel) else {
+    let Some(secret) = channel_secret(&gateway.config, &target.channel) else {
         // Unknown, or known and without a secret: an unsigned post is never accepted.
         return Some(json_response(404, &json!({ "ok": false, "error": "unknown channel", "channel": target.channel })));
     };
-    if let Err(response) = gateway.check_hook_secret(now, request, Some(secret.reveal())) {
+    if let Err(response) = gateway.check_hook_secret(now, request, Some(secret.as_str())) {
         return Some(response);
     }
     match hooks::read_channel(request, &target, &gateway.keys, now.wall_ms) {
         Ok(batch) => gateway.receive_batch(conn, batch),
         Err(error) => Some(hook_error(error.status, &error.text)),
     }
+}
+
+/// The secret of a channel's webhook: its own, else the one for all.
+fn channel_secret(config: &crate::config::load::Loaded, channel: &str) -> Option<String> {
+    let document = &config.document.config;
+    let own = document.pointer(&format!("/channels/{channel}/webhookSecret"));
+    let shared = document.pointer("/automation/webhookSecret");
+    let known = document.pointer(&format!("/channels/{channel}")).is_some();
+    own.or(shared.filter(|_| known)).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned)
 }
 
 fn http_caller(conn: ConnId, address: IpAddr, admission: Admission, scopes: Scopes, device_id: Option<String>) -> Caller {

@@ -8,6 +8,7 @@
 pub mod normalise;
 pub mod hooks;
 pub mod accept;
+pub mod judge;
 
 use serde::{Deserialize, Serialize};
 

@@ -192,6 +192,9 @@ pub enum StoreError {
         /// Its bound.
         rows_max: usize,
     },
+    /// The caller's own change refused to be made; what it had written is taken back.
+    #[error("{}", .0.message)]
+    Refused(RpcError),
     /// Another session of the same agent has this label.
     #[error("label {label} is in use by session {key}")]
     LabelTaken {
@@ -293,9 +296,22 @@ impl From<rusqlite::Error> for StoreError {
 }
 
 /// What a client is told. Paths, SQL and SQLite's words stay with us.
+impl From<RpcError> for StoreError {
+    fn from(error: RpcError) -> StoreError {
+        StoreError::Refused(error)
+    }
+}
+
+impl From<StoreError> for RpcError {
+    fn from(error: StoreError) -> RpcError {
+        RpcError::from(&error)
+    }
+}
+
 impl From<&StoreError> for RpcError {
     fn from(error: &StoreError) -> RpcError {
         match error {
+            StoreError::Refused(refusal) => refusal.clone(),
             StoreError::LabelTaken { label, .. } => RpcError::invalid(format!("label already in use: {label}")),
             StoreError::TooLarge { .. } => RpcError::invalid(error.to_string()),
             StoreError::DiskFull | StoreError::TableFull { .. } => RpcError::busy(error.to_string(), RETRY_AFTER_MS),

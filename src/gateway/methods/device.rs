@@ -51,7 +51,7 @@ fn list(gateway: &mut Gateway, call: &Call, _params: Nothing) -> Result<Value, R
         .map(|record| {
             let mut row = wire(record, call.protocol());
             if call.protocol() == Protocol::V4 {
-                row["connected"] = json!(gateway.is_device_connected(&record.device_id));
+                row["connected"] = json!(gateway.clients.has_device(&record.device_id));
             }
             row
         })
