@@ -76,6 +76,16 @@ pub enum NetError {
 }
 
 impl NetError {
+    /// Whether another process has the address.
+    pub fn is_address_taken(&self) -> bool {
+        match self {
+            NetError::Listen { source, .. } | NetError::ListenControl { source, .. } => {
+                source.kind() == io::ErrorKind::AddrInUse
+            }
+            NetError::SetUp(_) | NetError::Wait(_) | NetError::Thread { .. } => false,
+        }
+    }
+
     /// What a person can do about it.
     pub fn hint(&self) -> Option<&'static str> {
         match self {

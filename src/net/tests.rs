@@ -482,7 +482,7 @@ fn an_upgrade_through_a_foreign_proxy_is_refused() {
         let answer = host.exchange(&upgrade(header));
         assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
     }
-    let trusted = vec![super::limits::Network::parse("127.0.0.0/8").unwrap()];
+    let trusted = vec![crate::config::cidr::Cidr::parse("127.0.0.0/8").unwrap()];
     let host = Host::with(Limits { trusted_proxies: trusted, ..Limits::default() });
     let mut stream = host.tcp();
     stream.write_all(upgrade("X-Forwarded-For: 1.2.3.4\r\n").as_bytes()).unwrap();
