@@ -34,7 +34,7 @@ pub static ROOT: Command = Command {
         &man::COMMAND,
         &HELP_COMMAND,
     ],
-    run: Some(gateway::run),
+    run: Some(super::run::run),
 };
 
 static HELP_COMMAND: Command = Command {

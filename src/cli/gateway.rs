@@ -24,7 +24,7 @@ pub static COMMAND: Command = Command {
         Example { line: "openclaw-rs gateway status", what: "whether one runs, where, and which version" },
     ],
     children: &[&RUN, &STATUS, &call::COMMAND],
-    run: Some(run),
+    run: Some(super::run::run),
 };
 
 static RUN: Command = Command {
@@ -48,7 +48,7 @@ static RUN: Command = Command {
         },
     ],
     children: &[],
-    run: Some(run),
+    run: Some(super::run::run),
 };
 
 static STATUS: Command = Command {
@@ -126,11 +126,6 @@ pub const RUN_FLAGS: &[Flag] = &[
         ..FLAG
     },
 ];
-
-/// Runs the daemon.
-pub fn run(_args: &Args, _out: &mut Out) -> Result<Outcome, CliError> {
-    Err(CliError::BadRequest { what: "this build has no daemon yet".to_owned(), hint: "use a later one" })
-}
 
 /// The gateway that `args`, the environment and the configuration mean.
 ///

@@ -33,6 +33,7 @@ pub mod devices;
 pub mod doctor;
 pub mod gateway;
 pub mod health;
+pub mod run;
 pub mod sessions;
 
 use std::error::Error as _;
@@ -50,6 +51,7 @@ use term::{Out, visible};
 use crate::config::ConfigError;
 use crate::config::edit::EditError;
 use crate::defender::rules::RuleError;
+use crate::net::NetError;
 use crate::store::StoreError;
 
 /// The version of the program, as `--version` and the handshake say it.
@@ -132,6 +134,9 @@ pub enum CliError {
     /// The state directory or the store cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The gateway cannot listen, or its loop failed.
+    #[error(transparent)]
+    Net(#[from] NetError),
     /// What a command was to read cannot be read.
     #[error("cannot read {name}")]
     Input {
@@ -155,6 +160,7 @@ impl CliError {
             CliError::NoValue { .. } => "NOT_SET",
             CliError::Store(StoreError::Locked { .. }) => "ALREADY_RUNNING",
             CliError::Store(_) => "STORE",
+            CliError::Net(_) => "LISTEN",
             CliError::Input { .. } => "INPUT",
             CliError::Output(_) => "OUTPUT",
         }
@@ -171,6 +177,7 @@ impl CliError {
             CliError::NoValue { near, .. } => near.as_ref().map(|near| format!("did you mean {near}?")),
             CliError::Rules(_) => Some("`openclaw-rs config validate` shows every problem".to_owned()),
             CliError::Store(error) => error.hint().map(str::to_owned),
+            CliError::Net(error) => error.hint().map(str::to_owned),
             CliError::Input { .. } | CliError::Output(_) => None,
         }
     }
@@ -192,10 +199,13 @@ impl From<&CliError> for Exit {
             CliError::Client(error) if error.is_bad_address() => Exit::Usage,
             CliError::Config(_) | CliError::Edit { .. } | CliError::Rules(_) => Exit::Config,
             CliError::Store(StoreError::Locked { .. }) => Exit::Busy,
+            CliError::Net(error) if error.is_address_taken() => Exit::Busy,
             CliError::Store(_) => Exit::Store,
-            CliError::Client(_) | CliError::NoValue { .. } | CliError::Input { .. } | CliError::Output(_) => {
-                Exit::Failure
-            }
+            CliError::Client(_)
+            | CliError::NoValue { .. }
+            | CliError::Net(_)
+            | CliError::Input { .. }
+            | CliError::Output(_) => Exit::Failure,
         }
     }
 }

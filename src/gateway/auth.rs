@@ -169,6 +169,7 @@ fn check_proxy(settings: &Settings, head: &Head<'_>) -> Result<Admission, Refusa
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::cidr::Cidr;
     use crate::config::secret::Secret;
 
     fn head(headers: &[(String, String)]) -> Head<'_> {
@@ -176,16 +177,12 @@ mod tests {
     }
 
     fn credentials(token: Option<&str>, password: Option<&str>) -> Credentials {
-        Credentials {
-            token: token.map(str::to_owned),
-            password: password.map(str::to_owned),
-            ..Credentials::default()
-        }
+        Credentials { token: token.map(str::to_owned), password: password.map(str::to_owned), ..Credentials::default() }
     }
 
     #[test]
     fn either_field_may_carry_the_shared_secret() {
-        let mut settings = Settings::default();
+        let mut settings = Settings::for_tests();
         settings.gateway.auth.mode = AuthMode::Token;
         settings.gateway.auth.token = Some(Secret::new("s3cret"));
         let comparer = Comparer::new();
@@ -199,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_mode_without_its_secret_admits_nobody() {
-        let mut settings = Settings::default();
+        let mut settings = Settings::for_tests();
         settings.gateway.auth.mode = AuthMode::Token;
         settings.gateway.auth.token = None;
         let got = check_shared(&settings, &credentials(Some(""), Some("")), &head(&[]), &Comparer::new());
@@ -211,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_trusted_proxy_must_say_who_it_speaks_for() {
-        let mut settings = Settings::default();
+        let mut settings = Settings::for_tests();
         settings.gateway.auth.mode = AuthMode::TrustedProxy;
         settings.gateway.auth.trusted_proxy.user_header = Some("X-User".to_owned());
         settings.gateway.auth.trusted_proxy.required_headers = vec!["X-Proof".to_owned()];
@@ -222,7 +219,7 @@ mod tests {
                 .map_err(|refusal| refusal.reason().to_owned())
         };
         assert_eq!(check(&settings, &[]), Err("trusted_proxy_untrusted_source".to_owned()));
-        settings.gateway.trusted_proxies = vec!["10.0.0.1/32".parse().unwrap()];
+        settings.gateway.trusted_proxies = vec![Cidr::parse("10.0.0.1/32").unwrap()];
         assert_eq!(check(&settings, &[("x-user", "ann")]), Err("trusted_proxy_missing_header_x-proof".to_owned()));
         assert_eq!(check(&settings, &[("x-proof", "1")]), Err("trusted_proxy_user_missing".to_owned()));
         assert_eq!(

@@ -99,9 +99,7 @@ impl EventKind {
         };
         match audience {
             Audience::Open => true,
-            Audience::Scope(scope) => {
-                caller.role == Role::Operator && caller.scopes.satisfies(scope, caller.protocol)
-            }
+            Audience::Scope(scope) => caller.role == Role::Operator && caller.scopes.satisfies(scope, caller.protocol),
             Audience::Addressed => false,
         }
     }
@@ -188,10 +186,6 @@ impl Gateway {
 
     /// The names of the events `protocol`'s clients may see.
     pub(super) fn event_names(&self, protocol: Protocol) -> Vec<String> {
-        EVENTS
-            .iter()
-            .filter(|kind| protocol == Protocol::V4 || kind.in_v3)
-            .map(|kind| self.event_name(kind))
-            .collect()
+        EVENTS.iter().filter(|kind| protocol == Protocol::V4 || kind.in_v3).map(|kind| self.event_name(kind)).collect()
     }
 }

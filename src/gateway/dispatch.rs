@@ -131,10 +131,8 @@ impl Gateway {
     pub(super) fn shed(&mut self, now: Now, origin: Origin, lane: Lane) {
         self.metrics.shed += 1;
         let error = RpcError::busy("The server is busy. Please try again in a moment.", BUSY_RETRY_MS);
-        if lane == Lane::Defend {
-            if let Origin::Message(ticket) = origin {
-                return self.message_unjudged(now, ticket);
-            }
+        if let (Lane::Defend, Origin::Message(ticket)) = (lane, &origin) {
+            return self.message_unjudged(now, *ticket);
         }
         self.report(now, Report { origin, outcome: Err(error) });
     }
@@ -190,9 +188,7 @@ pub fn authorize(method: Option<&Method>, caller: &Caller, params: Option<&str>)
         (Need::Anyone, _) | (Need::Node, Role::Node) | (Need::Operator, Role::Operator) => return Ok(()),
         (_, Role::Node) | (Need::Node, _) => return wrong_role(),
         (Need::Scope(scope), _) => (scope, scope),
-        (Need::Either(asked, narrower), _) => {
-            (asked, if protocol == Protocol::V4 { narrower } else { asked })
-        }
+        (Need::Either(asked, narrower), _) => (asked, if protocol == Protocol::V4 { narrower } else { asked }),
         (Need::ByParams(decide), _) => {
             let scope = decide(params);
             (scope, scope)

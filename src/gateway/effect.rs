@@ -6,6 +6,9 @@ use super::http::HttpResponse;
 use crate::protocol::ConnId;
 use crate::protocol::error::RpcError;
 use crate::protocol::frame::{Json, OutFrame};
+use crate::store::StoreError;
+use crate::store::db::Db;
+use crate::store::reader::LazyReader;
 
 /// One thing for the shell to do. Carried out in order.
 #[derive(Debug)]
@@ -65,12 +68,17 @@ pub struct Job {
     pub work: Work,
 }
 
+/// Reads on a query worker.
+pub type QueryWork = Box<dyn FnOnce(&mut LazyReader) -> Result<Done, RpcError> + Send>;
+/// Writes on the store thread, inside a transaction.
+pub type StoreWork = Box<dyn FnOnce(&Db<'_>) -> Result<Done, StoreError> + Send>;
+
 /// The work of a job.
 pub enum Work {
     /// Reads.
-    Query(Box<dyn FnOnce(&mut crate::store::reader::LazyReader) -> Result<Done, RpcError> + Send>),
+    Query(QueryWork),
     /// Writes: durable before it is reported. An error takes back what it wrote.
-    Store(Box<dyn FnOnce(&crate::store::db::Db<'_>) -> Result<Done, crate::store::StoreError> + Send>),
+    Store(StoreWork),
     /// Computes; told when it started, for its deadline.
     Defend(Box<dyn FnOnce(std::time::Instant) -> Done + Send>),
 }

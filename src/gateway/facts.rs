@@ -121,8 +121,7 @@ impl Gateway {
     }
 
     fn sessions_changed(&mut self, key: &SessionKey, reason: &str, row: Option<Value>, now_ms: i64) {
-        let mut payload =
-            json!({ "sessionKey": key.as_str(), "agentId": key.agent(), "reason": reason, "ts": now_ms });
+        let mut payload = json!({ "sessionKey": key.as_str(), "agentId": key.agent(), "reason": reason, "ts": now_ms });
         if let Some(row) = row {
             payload["session"] = row;
         }

@@ -54,7 +54,7 @@ enum Verdict {
     /// Say hello now.
     Hello(Box<Admitted>),
     /// Record the device first.
-    Record(Box<Admitted>, Paired),
+    Record(Box<Admitted>, Box<Paired>),
 }
 
 impl Gateway {
@@ -127,7 +127,7 @@ impl Gateway {
         match self.check_connect(now, conn, &request_id, &nonce, protocol, params) {
             Err(refused) => self.refuse(conn, &request_id, protocol, *refused),
             Ok(Verdict::Hello(admitted)) => self.admit(now, conn, *admitted),
-            Ok(Verdict::Record(admitted, record)) => self.record_device(conn, admitted, record),
+            Ok(Verdict::Record(admitted, record)) => self.record_device(conn, admitted, *record),
         }
     }
 
@@ -360,7 +360,7 @@ impl Gateway {
         admitted.before = before;
         self.devices.put(record.clone());
         if must_wait {
-            return Ok(Verdict::Record(Box::new(admitted), record));
+            return Ok(Verdict::Record(Box::new(admitted), Box::new(record)));
         }
         self.store_device(Origin::Housekeeping("device last seen"), record);
         Ok(Verdict::Hello(Box::new(admitted)))
@@ -405,7 +405,8 @@ impl Gateway {
         }
         let id = &pending.request_id;
         if protocol == Protocol::V3 {
-            let error = RpcError::new(ErrorCode::NotPaired, "pairing required").with_details(json!({ "requestId": id }));
+            let error =
+                RpcError::new(ErrorCode::NotPaired, "pairing required").with_details(json!({ "requestId": id }));
             return Box::new(Refused::new(error));
         }
         let mut details = json!({
@@ -513,8 +514,7 @@ impl Gateway {
 
     /// Tells operators that a pairing request was answered.
     pub(super) fn pairing_resolved(&mut self, request_id: &str, device_id: &str, decision: &str, now_ms: i64) {
-        let payload =
-            json!({ "requestId": request_id, "deviceId": device_id, "decision": decision, "ts": now_ms });
+        let payload = json!({ "requestId": request_id, "deviceId": device_id, "decision": decision, "ts": now_ms });
         if let Ok(payload) = Json::of(&payload) {
             self.broadcast(&broadcast::DEVICE_PAIR_RESOLVED, For::All, &payload);
         }
@@ -546,12 +546,8 @@ impl Gateway {
         let of_device = |caller: &Caller| {
             caller.device_id.as_deref() == Some(device_id) && role.is_none_or(|role| role == caller.role)
         };
-        let conns: Vec<ConnId> = self
-            .clients
-            .all_ready()
-            .filter(|(_, ready)| of_device(&ready.caller))
-            .map(|(conn, _)| conn)
-            .collect();
+        let conns: Vec<ConnId> =
+            self.clients.all_ready().filter(|(_, ready)| of_device(&ready.caller)).map(|(conn, _)| conn).collect();
         for conn in conns {
             if conn == own {
                 self.closing_behind_answer.push((conn, reason));
@@ -741,9 +737,7 @@ fn auth_message(refusal: &Refusal, params: &ConnectParams, who: &Where, protocol
         Refusal::PasswordNotConfigured => {
             "unauthorized: gateway password not configured on gateway (set gateway.auth.password)".to_owned()
         }
-        Refusal::DeviceTokenMismatch => {
-            "unauthorized: device token mismatch (rotate/reissue device token)".to_owned()
-        }
+        Refusal::DeviceTokenMismatch => "unauthorized: device token mismatch (rotate/reissue device token)".to_owned(),
         Refusal::ScopeMismatch if protocol == Protocol::V4 => {
             "unauthorized: device token scope mismatch (re-pair or approve scope upgrade)".to_owned()
         }
@@ -751,9 +745,7 @@ fn auth_message(refusal: &Refusal, params: &ConnectParams, who: &Where, protocol
         Refusal::BootstrapTokenInvalid => "unauthorized: setup code invalid, expired, revoked, or already used \
              (create a new code; review `openclaw devices list`)"
             .to_owned(),
-        Refusal::RateLimited { .. } => {
-            "unauthorized: too many failed authentication attempts (retry later)".to_owned()
-        }
+        Refusal::RateLimited { .. } => "unauthorized: too many failed authentication attempts (retry later)".to_owned(),
         Refusal::TrustedProxy(_) => "unauthorized".to_owned(),
         Refusal::ProxyAttribution => "unauthorized: proxy client attribution is required (configure \
              gateway.trustedProxies narrowly and make the proxy overwrite or safely rebuild forwarded client headers)"

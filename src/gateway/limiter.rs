@@ -90,8 +90,7 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    const RULES: RateLimit =
-        RateLimit {
+    const RULES: RateLimit = RateLimit {
         max_attempts: 10,
         window: Duration::from_secs(60),
         lockout: Duration::from_secs(300),

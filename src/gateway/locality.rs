@@ -141,7 +141,9 @@ fn is_private_name(host: &str) -> bool {
         return true;
     }
     match host.parse::<IpAddr>().map(canonical) {
-        Ok(IpAddr::V4(v4)) => v4.is_private() || v4.is_link_local() || (v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64),
+        Ok(IpAddr::V4(v4)) => {
+            v4.is_private() || v4.is_link_local() || (v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64)
+        }
         Ok(IpAddr::V6(v6)) => v6.is_unique_local() || v6.is_unicast_link_local(),
         Err(_) => false,
     }
@@ -150,6 +152,7 @@ fn is_private_name(host: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::cidr::Cidr;
 
     fn head<'a>(peer: &str, headers: &'a [(String, String)]) -> Head<'a> {
         Head { peer: peer.parse().unwrap(), headers }
@@ -160,8 +163,8 @@ mod tests {
     }
 
     fn proxied() -> Settings {
-        let mut settings = Settings::default();
-        settings.gateway.trusted_proxies = vec!["10.0.0.0/8".parse().unwrap()];
+        let mut settings = Settings::for_tests();
+        settings.gateway.trusted_proxies = vec![Cidr::parse("10.0.0.0/8").unwrap()];
         settings
     }
 
@@ -205,7 +208,7 @@ mod tests {
             ("192.168.1.9", &[("host", "192.168.1.2:1"), ("origin", "http://192.168.1.2:2")], Foreign),
         ];
         for (peer, list, expected) in cases {
-            let got = head(peer, &headers(list)).origin_verdict(&Settings::default());
+            let got = head(peer, &headers(list)).origin_verdict(&Settings::for_tests());
             assert_eq!(got, expected, "{peer} {list:?}");
         }
     }

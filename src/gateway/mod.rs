@@ -9,31 +9,28 @@
 //! finds its method and its answer), [`methods`] (what they do), [`broadcast`] (who hears of it), [`inbound`] (how a
 //! message is accepted), [`routes`] (the same over HTTP).
 
-pub mod event;
-pub mod effect;
-pub mod http;
-pub mod clients;
-pub mod locality;
-pub mod limiter;
 pub mod auth;
-pub mod pairing;
-pub mod records;
-pub mod handshake;
-pub mod hello;
-pub mod table;
-pub mod dispatch;
-pub mod methods;
 pub mod broadcast;
-pub mod presence;
-pub mod health;
+pub mod clients;
+pub mod dispatch;
+pub mod effect;
+pub mod event;
 pub mod facts;
+pub mod handshake;
+pub mod health;
+pub mod hello;
+pub mod http;
 pub mod inbound;
-pub mod routes;
+pub mod limiter;
+pub mod locality;
+pub mod methods;
 pub mod page;
+pub mod pairing;
+pub mod presence;
+pub mod records;
 pub mod reload;
-
-#[cfg(test)]
-mod simulation;
+pub mod routes;
+pub mod table;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -431,11 +428,8 @@ impl Gateway {
         let client = &params.client;
         let text = |value: &Option<crate::protocol::params::NonEmpty>| value.as_ref().map(|v| v.0.clone());
         let instance = text(&client.instance_id);
-        let key = caller
-            .device_id
-            .clone()
-            .or_else(|| instance.clone())
-            .unwrap_or_else(|| format!("conn-{}", caller.conn.0));
+        let key =
+            caller.device_id.clone().or_else(|| instance.clone()).unwrap_or_else(|| format!("conn-{}", caller.conn.0));
         let mut entry = Entry {
             host: Some(text(&client.display_name).unwrap_or_else(|| client.id.as_str().to_owned())),
             client_id: Some(client.id.as_str().to_owned()),

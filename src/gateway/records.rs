@@ -94,10 +94,8 @@ pub fn load(db: &Queries, now_ms: i64) -> Result<Kept, StoreError> {
 }
 
 fn read<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, StoreError> {
-    serde_json::from_str(text).map_err(|error| StoreError::BadRow {
-        what: std::any::type_name::<T>().to_owned(),
-        detail: error.to_string(),
-    })
+    serde_json::from_str(text)
+        .map_err(|error| StoreError::BadRow { what: std::any::type_name::<T>().to_owned(), detail: error.to_string() })
 }
 
 fn text<T: serde::Serialize>(value: &T) -> Result<String, StoreError> {

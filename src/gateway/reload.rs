@@ -8,10 +8,10 @@ use serde_json::json;
 use super::broadcast::{self, For};
 use super::effect::{Done, Effect, Job, Origin, Work};
 use super::{Fact, Gateway};
+use crate::config::ConfigError;
 use crate::config::changes;
 use crate::config::load::{self, Loaded};
 use crate::config::path::KeyPath;
-use crate::config::ConfigError;
 use crate::config::settings::agents::SessionScope;
 use crate::defender::rules::Rules;
 use crate::protocol::close;
@@ -144,7 +144,9 @@ impl Gateway {
         let conns: Vec<_> = self
             .clients
             .all_ready()
-            .filter(|(_, ready)| ready.caller.admission.is_shared() || ready.caller.admission == super::clients::Admission::None)
+            .filter(|(_, ready)| {
+                ready.caller.admission.is_shared() || ready.caller.admission == super::clients::Admission::None
+            })
             .map(|(conn, _)| conn)
             .collect();
         for conn in conns {

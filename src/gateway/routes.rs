@@ -141,10 +141,17 @@ impl Gateway {
     ///
     /// # Errors
     /// The response to refuse it with.
-    pub(super) fn http_caller(&mut self, now: Now, conn: ConnId, request: &HttpRequest) -> Result<Arc<Caller>, HttpResponse> {
+    pub(super) fn http_caller(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        request: &HttpRequest,
+    ) -> Result<Arc<Caller>, HttpResponse> {
         let head = Head { peer: request.peer.ip(), headers: &request.headers };
         let address = head.client_address(&self.config.settings);
-        if head.is_unattributable(&self.config.settings) || head.origin_verdict(&self.config.settings) == OriginVerdict::Foreign {
+        if head.is_unattributable(&self.config.settings)
+            || head.origin_verdict(&self.config.settings) == OriginVerdict::Foreign
+        {
             return Err(error_json(403, "forbidden", "this origin or proxy is not allowed"));
         }
         let bearer = bearer(request);
@@ -348,7 +355,10 @@ fn channel_hook(gateway: &mut Gateway, now: Now, conn: ConnId, request: &HttpReq
     };
     let Some(secret) = channel_secret(&gateway.config, &target.channel) else {
         // Unknown, or known and without a secret: an unsigned post is never accepted.
-        return Some(json_response(404, &json!({ "ok": false, "error": "unknown channel", "channel": target.channel })));
+        return Some(json_response(
+            404,
+            &json!({ "ok": false, "error": "unknown channel", "channel": target.channel }),
+        ));
     };
     if let Err(response) = gateway.check_hook_secret(now, request, Some(secret.as_str())) {
         return Some(response);
@@ -368,7 +378,13 @@ fn channel_secret(config: &crate::config::load::Loaded, channel: &str) -> Option
     own.or(shared.filter(|_| known)).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned)
 }
 
-fn http_caller(conn: ConnId, address: IpAddr, admission: Admission, scopes: Scopes, device_id: Option<String>) -> Caller {
+fn http_caller(
+    conn: ConnId,
+    address: IpAddr,
+    admission: Admission,
+    scopes: Scopes,
+    device_id: Option<String>,
+) -> Caller {
     Caller {
         conn,
         protocol: Protocol::V4,
@@ -409,16 +425,19 @@ fn rpc_response(id: &Value, result: Result<Json, RpcError>) -> HttpResponse {
 }
 
 fn hook_response(reply: &hooks::ReplyForm, outcomes: &[Result<HookOutcome, RpcError>]) -> HttpResponse {
-    if let Some(Err(error)) = outcomes.iter().find(|outcome| outcome.is_err()) {
-        if outcomes.iter().all(Result::is_err) {
-            let status = if error.retryable == Some(true) { 503 } else { 400 };
-            return hook_error(status, &error.message);
-        }
+    if outcomes.iter().all(Result::is_err)
+        && let Some(Err(error)) = outcomes.first()
+    {
+        let status = if error.retryable == Some(true) { 503 } else { 400 };
+        return hook_error(status, &error.message);
     }
-    json_response(200, &reply.body(outcomes.iter().map(|outcome| match outcome {
-        Ok(done) => hooks::Line { run_id: &done.run_id, session: &done.session, is_new: done.is_new, error: None },
-        Err(error) => hooks::Line { run_id: "", session: "", is_new: false, error: Some(&error.message) },
-    })))
+    json_response(
+        200,
+        &reply.body(outcomes.iter().map(|outcome| match outcome {
+            Ok(done) => hooks::Line { run_id: &done.run_id, session: &done.session, is_new: done.is_new, error: None },
+            Err(error) => hooks::Line { run_id: "", session: "", is_new: false, error: Some(&error.message) },
+        })),
+    )
 }
 
 fn unauthorized(_refusal: &Refusal) -> HttpResponse {

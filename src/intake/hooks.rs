@@ -219,7 +219,10 @@ fn session_of(body: &Value, settings: &Hooks, keys: &KeyRules) -> Result<Session
     let asked = body.get("sessionKey").and_then(Value::as_str).map(str::trim).filter(|key| !key.is_empty());
     let text = match asked {
         Some(_) if !settings.allow_request_session_key => {
-            return Err(refuse(400, "sessionKey is disabled for hook requests; set hooks.allowRequestSessionKey=true to enable"));
+            return Err(refuse(
+                400,
+                "sessionKey is disabled for hook requests; set hooks.allowRequestSessionKey=true to enable",
+            ));
         }
         Some(key) => {
             let prefixes = &settings.allowed_session_key_prefixes;
@@ -489,7 +492,7 @@ mod tests {
 
     #[test]
     fn a_caller_chooses_its_session_only_where_that_is_allowed() {
-        let mut settings = Hooks { path: "/hooks".to_owned(), ..Hooks::default() };
+        let mut settings = crate::config::settings::Settings::for_tests().hooks;
         let request = post("/hooks/agent", json!({ "message": "hi", "sessionKey": "hook:mine" }));
         assert_eq!(read(&request, &settings, &KeyRules::default(), 0).unwrap_err().status, 400);
         settings.allow_request_session_key = true;

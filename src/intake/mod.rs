@@ -5,10 +5,10 @@
 //! one transaction. The order of the steps is the gateway's (`gateway::inbound`). **Invariant:** the same message from
 //! the same source is stored once, however often it is delivered.
 
-pub mod normalise;
-pub mod hooks;
 pub mod accept;
+pub mod hooks;
 pub mod judge;
+pub mod normalise;
 
 use serde::{Deserialize, Serialize};
 

@@ -464,6 +464,7 @@ impl Params for Loose {
 }
 
 #[cfg(test)]
+#[expect(dead_code, unreachable_pub, reason = "the macros write more than the tests use")]
 mod tests {
     use super::*;
 

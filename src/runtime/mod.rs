@@ -3,6 +3,7 @@
 //! **Invariant:** nothing here knows the protocol, the store or the gateway.
 
 pub mod clock;
+pub mod host;
 pub mod logging;
 pub mod memory;
 pub mod metrics;
@@ -10,4 +11,3 @@ pub mod notify;
 pub mod pool;
 pub mod random;
 pub mod threads;
-pub mod host;

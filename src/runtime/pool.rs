@@ -259,7 +259,8 @@ mod tests {
         assert_eq!(pool.unfinished(), queued + 1);
         drop(hold);
         for _ in 0..=queued {
-            results.recv_timeout(Duration::from_secs(10)).unwrap();
+            let (_, outcome) = results.recv_timeout(Duration::from_secs(10)).unwrap();
+            assert!(outcome.is_ok());
         }
         assert!(pool.stop(soon()).is_empty());
     }
@@ -279,7 +280,8 @@ mod tests {
         assert_eq!(pool.threads.len(), 0);
         for i in 0..3 {
             pool.try_submit(i, Box::new(|_| 1)).unwrap_or_else(|_| panic!("full"));
-            results.recv_timeout(Duration::from_secs(10)).unwrap();
+            let (_, outcome) = results.recv_timeout(Duration::from_secs(10)).unwrap();
+            assert!(outcome.is_ok());
             let deadline = soon();
             while pool.unfinished() > 0 {
                 assert!(Instant::now() < deadline);

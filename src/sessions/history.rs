@@ -124,7 +124,8 @@ mod tests {
 
     #[test]
     fn a_long_text_is_cut_and_says_so() {
-        let message = json!({ "role": "user", "content": [{ "type": "text", "text": "é".repeat(10) }], "__openclaw": {} });
+        let message =
+            json!({ "role": "user", "content": [{ "type": "text", "text": "é".repeat(10) }], "__openclaw": {} });
         let shown = show(&row(Some(message)), 4, Protocol::V4);
         assert_eq!(shown["content"][0]["text"], format!("éééé{CUT}"));
         assert_eq!(shown["__openclaw"]["seq"], 3);

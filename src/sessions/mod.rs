@@ -4,6 +4,6 @@
 //! it may be changed and to what. **Invariant:** a session's transcript is only ever added to, compacted or archived;
 //! nothing here deletes what was said.
 
-pub mod transcript;
-pub mod row;
 pub mod history;
+pub mod row;
+pub mod transcript;

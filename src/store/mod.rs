@@ -194,7 +194,7 @@ pub enum StoreError {
     },
     /// The caller's own change refused to be made; what it had written is taken back.
     #[error("{}", .0.message)]
-    Refused(RpcError),
+    Refused(Box<RpcError>),
     /// Another session of the same agent has this label.
     #[error("label {label} is in use by session {key}")]
     LabelTaken {
@@ -298,7 +298,7 @@ impl From<rusqlite::Error> for StoreError {
 /// What a client is told. Paths, SQL and SQLite's words stay with us.
 impl From<RpcError> for StoreError {
     fn from(error: RpcError) -> StoreError {
-        StoreError::Refused(error)
+        StoreError::Refused(Box::new(error))
     }
 }
 
@@ -311,7 +311,7 @@ impl From<StoreError> for RpcError {
 impl From<&StoreError> for RpcError {
     fn from(error: &StoreError) -> RpcError {
         match error {
-            StoreError::Refused(refusal) => refusal.clone(),
+            StoreError::Refused(refusal) => (**refusal).clone(),
             StoreError::LabelTaken { label, .. } => RpcError::invalid(format!("label already in use: {label}")),
             StoreError::TooLarge { .. } => RpcError::invalid(error.to_string()),
             StoreError::DiskFull | StoreError::TableFull { .. } => RpcError::busy(error.to_string(), RETRY_AFTER_MS),

@@ -93,4 +93,21 @@ fn build_and_trace(
 }
 
 #[cfg(test)]
+impl Settings {
+    /// What an empty document means, for tests of other rooms.
+    pub(crate) fn for_tests() -> Settings {
+        let context = Context {
+            env: super::document::EnvHidden::default(),
+            overrides: super::environment::Overrides::default(),
+            state_dir: "/state".into(),
+            home: Some("/home/ann".into()),
+            tailnet: None,
+            generated_token: None,
+        };
+        let empty = Value::Object(serde_json::Map::new());
+        build(&empty, Path::new("/etc/claw"), &context, &Env::new()).expect("an empty document is valid").settings
+    }
+}
+
+#[cfg(test)]
 mod tests;

@@ -220,7 +220,13 @@ crate::params! {
 }
 
 /// What a caller may do to a device's token; the refusal says the same whatever is wrong, so it tells nothing.
-fn token_of(gateway: &Gateway, call: &Call, device_id: &str, role: &str, what: &str) -> Result<(Paired, Role), RpcError> {
+fn token_of(
+    gateway: &Gateway,
+    call: &Call,
+    device_id: &str,
+    role: &str,
+    what: &str,
+) -> Result<(Paired, Role), RpcError> {
     let denied = || match call.protocol() {
         Protocol::V3 => RpcError::invalid("unknown deviceId/role"),
         Protocol::V4 => RpcError::invalid(format!("device token {what} denied")),

@@ -1,14 +1,14 @@
 //! The methods, one file a family: rows, parameters, results and handlers side by side.
 
-pub mod health;
-pub mod system;
-pub mod device;
-pub mod node;
 pub mod agents;
-pub mod models;
+pub mod approvals;
 pub mod channels;
 pub mod chat;
-pub mod approvals;
+pub mod device;
+pub mod health;
+pub mod models;
+pub mod node;
+pub mod system;
 pub mod voicewake;
 
 use super::table::Method;
