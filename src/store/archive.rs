@@ -8,13 +8,15 @@ use rusqlite::Row;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 
 use super::StoreError;
-use super::db::{Db, Queries, count, signed};
+use super::db::{Columns, Db, Queries, signed};
 use super::transcript::{MessageRow, PageLimits, RangeEnd};
 
 /// Archives given out by one list.
 pub const ARCHIVE_LIST_ROWS_MAX: usize = 500;
 /// Messages removed by one call of [`Db::archive_prune`], so that no transaction grows with the size of an archive.
 pub const ARCHIVE_PRUNE_ROWS_MAX: usize = 2000;
+
+const COLUMNS: &str = "id, session_id, session_key, reason, archived_ms, first_seq, last_seq";
 
 /// Why messages left their session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,14 +78,15 @@ pub struct ArchiveRow {
 
 impl ArchiveRow {
     fn read(row: &Row<'_>) -> rusqlite::Result<ArchiveRow> {
+        let mut columns = Columns::of(row);
         Ok(ArchiveRow {
-            id: row.get("id")?,
-            session_id: row.get("session_id")?,
-            session_key: row.get("session_key")?,
-            reason: row.get("reason")?,
-            archived_ms: row.get("archived_ms")?,
-            first_seq: count(row, "first_seq")?,
-            last_seq: count(row, "last_seq")?,
+            id: columns.get()?,
+            session_id: columns.get()?,
+            session_key: columns.get()?,
+            reason: columns.get()?,
+            archived_ms: columns.get()?,
+            first_seq: columns.count()?,
+            last_seq: columns.count()?,
         })
     }
 }
@@ -95,7 +98,10 @@ impl Queries {
     /// Those of a statement.
     pub fn archive_list(&self, session_key: &str) -> Result<Vec<ArchiveRow>, StoreError> {
         self.rows(
-            "SELECT * FROM archives WHERE session_key = ?1 AND first_seq <= last_seq ORDER BY id DESC LIMIT ?2",
+            &format!(
+                "SELECT {COLUMNS} FROM archives
+                 WHERE session_key = ?1 AND first_seq <= last_seq ORDER BY id DESC LIMIT ?2"
+            ),
             (session_key, ARCHIVE_LIST_ROWS_MAX as i64),
             ArchiveRow::read,
         )
@@ -106,7 +112,7 @@ impl Queries {
     /// # Errors
     /// Those of a statement.
     pub fn archive(&self, id: i64) -> Result<Option<ArchiveRow>, StoreError> {
-        self.first("SELECT * FROM archives WHERE id = ?1", [id], ArchiveRow::read)
+        self.first(&format!("SELECT {COLUMNS} FROM archives WHERE id = ?1"), [id], ArchiveRow::read)
     }
 
     /// Messages of an archive with numbers above `after_seq`, oldest first; start with 0.
@@ -149,7 +155,10 @@ impl Db<'_> {
     /// Those of a statement.
     pub fn archive_prune(&self, before_ms: i64) -> Result<u64, StoreError> {
         let oldest = self.first(
-            "SELECT * FROM archives WHERE archived_ms < ?1 AND first_seq <= last_seq ORDER BY archived_ms LIMIT 1",
+            &format!(
+                "SELECT {COLUMNS} FROM archives
+                 WHERE archived_ms < ?1 AND first_seq <= last_seq ORDER BY archived_ms LIMIT 1"
+            ),
             [before_ms],
             ArchiveRow::read,
         )?;

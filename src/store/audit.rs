@@ -5,7 +5,7 @@ use rusqlite::types::Value as SqlValue;
 use rusqlite::{Row, params_from_iter};
 
 use super::StoreError;
-use super::db::{Db, Queries, check_size};
+use super::db::{Columns, Db, Queries, check_size};
 
 /// Records kept; the oldest go first. About 300 bytes of disk each.
 pub const AUDIT_ROWS_MAX: usize = 100_000;
@@ -17,6 +17,8 @@ pub const AUDIT_PRUNE_ROWS_MAX: usize = 2000;
 pub const AUDIT_TEXT_BYTES_MAX: usize = 2 * 1024;
 /// Largest detail, in bytes of JSON.
 pub const AUDIT_DETAIL_BYTES_MAX: usize = 16 * 1024;
+
+const COLUMNS: &str = "id, at_ms, actor, address, action, resource, outcome, request_id, detail";
 
 /// A record.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,17 +52,18 @@ pub struct AuditRow {
 
 impl AuditRow {
     fn read(row: &Row<'_>) -> rusqlite::Result<AuditRow> {
+        let mut columns = Columns::of(row);
         Ok(AuditRow {
-            id: row.get("id")?,
+            id: columns.get()?,
             record: AuditRecord {
-                at_ms: row.get("at_ms")?,
-                actor: row.get("actor")?,
-                address: row.get("address")?,
-                action: row.get("action")?,
-                resource: row.get("resource")?,
-                outcome: row.get("outcome")?,
-                request_id: row.get("request_id")?,
-                detail: row.get("detail")?,
+                at_ms: columns.get()?,
+                actor: columns.get()?,
+                address: columns.get()?,
+                action: columns.get()?,
+                resource: columns.get()?,
+                outcome: columns.get()?,
+                request_id: columns.get()?,
+                detail: columns.get()?,
             },
         })
     }
@@ -79,7 +82,7 @@ pub struct AuditFilter {
 
 /// The statement behind [`Queries::audit_list`].
 pub(super) fn list_statement(filter: &AuditFilter, limit: usize) -> (String, Vec<SqlValue>) {
-    let mut sql = String::from("SELECT * FROM audit WHERE 1");
+    let mut sql = format!("SELECT {COLUMNS} FROM audit WHERE 1");
     let mut values = Vec::new();
     if let Some(actor) = &filter.actor {
         sql.push_str(" AND actor = ?");
@@ -172,6 +175,20 @@ mod tests {
             outcome: String::from("ok"),
             ..AuditRecord::default()
         }
+    }
+
+    #[test]
+    fn a_record_comes_back_as_it_was_added() {
+        let (_dir, mut database) = scratch();
+        let full = AuditRecord {
+            address: Some(String::from("10.0.0.7")),
+            request_id: Some(String::from("request")),
+            detail: Some(String::from("{}")),
+            ..record(7, "ann")
+        };
+        let id = database.write(|db| db.audit_append(&full)).unwrap();
+        let listed = database.audit_list(&AuditFilter::default(), 9).unwrap();
+        assert_eq!(listed, [AuditRow { id, record: full }]);
     }
 
     #[test]

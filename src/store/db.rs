@@ -5,7 +5,7 @@
 
 use std::ops::Deref;
 
-use rusqlite::types::Type;
+use rusqlite::types::{FromSql, Type};
 use rusqlite::{CachedStatement, Connection, OptionalExtension as _, Params, Row};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -128,11 +128,6 @@ pub(super) fn check_size(what: &'static str, size_bytes: usize, size_bytes_max: 
     Ok(())
 }
 
-/// Reads a count. SQLite has no unsigned type; we write none below zero.
-pub(super) fn count(row: &Row<'_>, column: &str) -> rusqlite::Result<u64> {
-    row.get::<_, i64>(column).map(|n| n.max(0) as u64)
-}
-
 /// A count as SQLite's signed type.
 pub(super) fn signed(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
@@ -143,19 +138,41 @@ pub(super) fn to_json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("strings, numbers and maps with text keys always serialise")
 }
 
-/// Reads a JSON column.
-pub(super) fn from_json<T: DeserializeOwned>(row: &Row<'_>, column: &str) -> rusqlite::Result<T> {
-    let idx = row.as_ref().column_index(column)?;
-    let text = row.get_ref(idx)?.as_str()?;
-    serde_json::from_str(text).map_err(|error| unreadable(idx, error))
+/// Reads the columns of a row one after the other, in the order of the statement's column list.
+///
+/// By position and not by name, because finding a name means comparing it with all of them, for every row. Each table
+/// has its list and its reading next to each other; tests that put a row and compare it hold them to one order.
+pub(super) struct Columns<'r, 'stmt> {
+    row: &'r Row<'stmt>,
+    next_idx: usize,
 }
 
-/// The error for a column whose text is not what we write there.
-pub(super) fn unreadable(
-    idx: usize,
-    error: impl Into<Box<dyn std::error::Error + Send + Sync + 'static>>,
-) -> rusqlite::Error {
-    rusqlite::Error::FromSqlConversionFailure(idx, Type::Text, error.into())
+impl<'r, 'stmt> Columns<'r, 'stmt> {
+    pub(super) fn of(row: &'r Row<'stmt>) -> Columns<'r, 'stmt> {
+        Columns { row, next_idx: 0 }
+    }
+
+    fn advance(&mut self) -> usize {
+        self.next_idx += 1;
+        self.next_idx - 1
+    }
+
+    pub(super) fn get<T: FromSql>(&mut self) -> rusqlite::Result<T> {
+        self.row.get(self.advance())
+    }
+
+    /// A count. SQLite has no unsigned type; we write none below zero.
+    pub(super) fn count(&mut self) -> rusqlite::Result<u64> {
+        self.get::<i64>().map(|n| n.max(0) as u64)
+    }
+
+    /// A column of JSON text.
+    pub(super) fn json<T: DeserializeOwned>(&mut self) -> rusqlite::Result<T> {
+        let idx = self.advance();
+        let text = self.row.get_ref(idx)?.as_str()?;
+        let unreadable = |error| rusqlite::Error::FromSqlConversionFailure(idx, Type::Text, Box::new(error));
+        serde_json::from_str(text).map_err(unreadable)
+    }
 }
 
 /// The longest start of `text` that fits into `bytes_max` bytes and does not split a character.

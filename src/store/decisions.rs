@@ -5,7 +5,7 @@ use rusqlite::named_params;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 
 use super::StoreError;
-use super::db::{Db, Queries, check_size, cut, from_json, to_json};
+use super::db::{Columns, Db, Queries, check_size, cut, to_json};
 
 /// Decisions kept; the oldest go first.
 pub const DECISION_ROWS_MAX: usize = 10_000;
@@ -15,6 +15,9 @@ pub const DECISION_PREVIEW_BYTES_MAX: usize = 512;
 pub const DECISION_TEXT_BYTES_MAX: usize = 16 * 1024;
 /// Rows given out by one list.
 pub const DECISION_LIST_ROWS_MAX: usize = 500;
+
+const COLUMNS: &str =
+    "id, at_ms, request_id, session_key, source, channel, tool, action, score, reasons, tags, preview";
 
 /// What the defender decided (DEF-01).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -93,20 +96,21 @@ pub struct DecisionRow {
 
 impl DecisionRow {
     fn read(row: &Row<'_>) -> rusqlite::Result<DecisionRow> {
+        let mut columns = Columns::of(row);
         Ok(DecisionRow {
-            id: row.get("id")?,
+            id: columns.get()?,
             decision: NewDecision {
-                at_ms: row.get("at_ms")?,
-                request_id: row.get("request_id")?,
-                session_key: row.get("session_key")?,
-                source: row.get("source")?,
-                channel: row.get("channel")?,
-                tool: row.get("tool")?,
-                action: row.get("action")?,
-                score: row.get("score")?,
-                reasons: from_json(row, "reasons")?,
-                tags: from_json(row, "tags")?,
-                preview: row.get("preview")?,
+                at_ms: columns.get()?,
+                request_id: columns.get()?,
+                session_key: columns.get()?,
+                source: columns.get()?,
+                channel: columns.get()?,
+                tool: columns.get()?,
+                action: columns.get()?,
+                score: columns.get()?,
+                reasons: columns.json()?,
+                tags: columns.json()?,
+                preview: columns.get()?,
             },
         })
     }
@@ -124,16 +128,13 @@ pub enum DecisionFilter<'a> {
 }
 
 impl DecisionFilter<'_> {
-    pub(super) fn statement(self) -> &'static str {
-        match self {
-            DecisionFilter::All => "SELECT * FROM decisions WHERE ?1 IS NULL AND id < ?2 ORDER BY id DESC LIMIT ?3",
-            DecisionFilter::Session(_) => {
-                "SELECT * FROM decisions WHERE session_key = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3"
-            }
-            DecisionFilter::Action(_) => {
-                "SELECT * FROM decisions WHERE action = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3"
-            }
-        }
+    pub(super) fn statement(self) -> String {
+        let condition = match self {
+            DecisionFilter::All => "?1 IS NULL",
+            DecisionFilter::Session(_) => "session_key = ?1",
+            DecisionFilter::Action(_) => "action = ?1",
+        };
+        format!("SELECT {COLUMNS} FROM decisions WHERE {condition} AND id < ?2 ORDER BY id DESC LIMIT ?3")
     }
 }
 
@@ -155,7 +156,7 @@ impl Queries {
             DecisionFilter::Action(action) => Some(action.as_str()),
         };
         let limit = limit.min(DECISION_LIST_ROWS_MAX) as i64;
-        self.rows(filter.statement(), (wanted, before_id, limit), DecisionRow::read)
+        self.rows(&filter.statement(), (wanted, before_id, limit), DecisionRow::read)
     }
 }
 
@@ -226,6 +227,30 @@ pub(super) mod tests {
             tags: Vec::new(),
             preview: String::new(),
         }
+    }
+
+    #[test]
+    fn a_decision_comes_back_as_it_was_recorded() {
+        let (_dir, mut database) = scratch();
+        let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let full = NewDecision {
+            at_ms: 7,
+            request_id: String::from("request"),
+            session_key: Some(String::from("key")),
+            source: String::from("source"),
+            channel: Some(String::from("channel")),
+            tool: Some(String::from("tool")),
+            action: Action::Review,
+            score: 41,
+            reasons: words("some reasons"),
+            tags: words("some tags"),
+            preview: String::from("preview"),
+        };
+        let id = database.write(|db| db.decision_record(&full)).unwrap();
+        let listed = database.decision_list(DecisionFilter::All, i64::MAX, 9).unwrap();
+        assert_eq!(listed, [DecisionRow { id, decision: full.clone() }]);
+        let state = database.session_state("key").unwrap().unwrap();
+        assert_eq!((state.last_channel, state.last_tool, state.last_tags), (full.channel, full.tool, full.tags));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use rusqlite::{Row, named_params};
 
 use super::StoreError;
-use super::db::{Db, Queries, check_size, from_json, to_json};
+use super::db::{Columns, Db, Queries, check_size, to_json};
 
 /// Paired devices at most (SEC-23); beyond it the one not seen for longest goes.
 pub const DEVICES_PAIRED_MAX: usize = 2048;
@@ -18,6 +18,10 @@ pub const PAIRS_PENDING_TTL_MS: i64 = 5 * 60 * 1000;
 pub const DEVICE_RECORD_BYTES_MAX: usize = 16 * 1024;
 /// Largest id, key, role list or scope list, in bytes.
 pub const DEVICE_TEXT_BYTES_MAX: usize = 4 * 1024;
+
+const DEVICE_COLUMNS: &str = "device_id, public_key, roles, scopes, created_ms, approved_ms, last_seen_ms, record";
+const TOKEN_COLUMNS: &str = "device_id, role, sha256, scopes, created_ms, rotated_ms, revoked_ms, last_used_ms";
+const PENDING_COLUMNS: &str = "request_id, device_id, at_ms, record";
 
 /// A paired device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,15 +46,16 @@ pub struct DeviceRow {
 
 impl DeviceRow {
     fn read(row: &Row<'_>) -> rusqlite::Result<DeviceRow> {
+        let mut columns = Columns::of(row);
         Ok(DeviceRow {
-            device_id: row.get("device_id")?,
-            public_key: row.get("public_key")?,
-            roles: from_json(row, "roles")?,
-            scopes: from_json(row, "scopes")?,
-            created_ms: row.get("created_ms")?,
-            approved_ms: row.get("approved_ms")?,
-            last_seen_ms: row.get("last_seen_ms")?,
-            record: row.get("record")?,
+            device_id: columns.get()?,
+            public_key: columns.get()?,
+            roles: columns.json()?,
+            scopes: columns.json()?,
+            created_ms: columns.get()?,
+            approved_ms: columns.get()?,
+            last_seen_ms: columns.get()?,
+            record: columns.get()?,
         })
     }
 }
@@ -89,15 +94,16 @@ impl std::fmt::Debug for DeviceTokenRow {
 
 impl DeviceTokenRow {
     fn read(row: &Row<'_>) -> rusqlite::Result<DeviceTokenRow> {
+        let mut columns = Columns::of(row);
         Ok(DeviceTokenRow {
-            device_id: row.get("device_id")?,
-            role: row.get("role")?,
-            sha256: row.get("sha256")?,
-            scopes: from_json(row, "scopes")?,
-            created_ms: row.get("created_ms")?,
-            rotated_ms: row.get("rotated_ms")?,
-            revoked_ms: row.get("revoked_ms")?,
-            last_used_ms: row.get("last_used_ms")?,
+            device_id: columns.get()?,
+            role: columns.get()?,
+            sha256: columns.get()?,
+            scopes: columns.json()?,
+            created_ms: columns.get()?,
+            rotated_ms: columns.get()?,
+            revoked_ms: columns.get()?,
+            last_used_ms: columns.get()?,
         })
     }
 }
@@ -117,11 +123,12 @@ pub struct PendingPairRow {
 
 impl PendingPairRow {
     fn read(row: &Row<'_>) -> rusqlite::Result<PendingPairRow> {
+        let mut columns = Columns::of(row);
         Ok(PendingPairRow {
-            request_id: row.get("request_id")?,
-            device_id: row.get("device_id")?,
-            at_ms: row.get("at_ms")?,
-            record: row.get("record")?,
+            request_id: columns.get()?,
+            device_id: columns.get()?,
+            at_ms: columns.get()?,
+            record: columns.get()?,
         })
     }
 }
@@ -145,13 +152,17 @@ impl Queries {
     pub fn devices_load(&self, now_ms: i64) -> Result<Devices, StoreError> {
         Ok(Devices {
             paired: self.rows(
-                "SELECT * FROM devices ORDER BY created_ms, device_id LIMIT ?1",
+                &format!("SELECT {DEVICE_COLUMNS} FROM devices ORDER BY created_ms, device_id LIMIT ?1"),
                 [DEVICES_PAIRED_MAX as i64],
                 DeviceRow::read,
             )?,
-            tokens: self.rows("SELECT * FROM device_tokens ORDER BY device_id, role", [], DeviceTokenRow::read)?,
+            tokens: self.rows(
+                &format!("SELECT {TOKEN_COLUMNS} FROM device_tokens ORDER BY device_id, role"),
+                [],
+                DeviceTokenRow::read,
+            )?,
             pending: self.rows(
-                "SELECT * FROM pending_pairs WHERE at_ms > ?1 ORDER BY at_ms LIMIT ?2",
+                &format!("SELECT {PENDING_COLUMNS} FROM pending_pairs WHERE at_ms > ?1 ORDER BY at_ms LIMIT ?2"),
                 (now_ms - PAIRS_PENDING_TTL_MS, PAIRS_PENDING_MAX as i64),
                 PendingPairRow::read,
             )?,
@@ -314,7 +325,7 @@ mod tests {
             roles: vec![String::from("operator")],
             scopes: vec![String::from("operator.read")],
             created_ms: 1,
-            approved_ms: 1,
+            approved_ms: 2,
             last_seen_ms,
             record: String::from(r#"{"platform":"linux"}"#),
         }
@@ -326,9 +337,9 @@ mod tests {
             role: String::from("operator"),
             sha256: [7; 32],
             scopes: vec![String::from("operator.read")],
-            created_ms: 1,
-            rotated_ms: None,
-            revoked_ms: None,
+            created_ms: 11,
+            rotated_ms: Some(12),
+            revoked_ms: Some(13),
             last_used_ms: None,
         }
     }

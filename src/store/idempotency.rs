@@ -8,7 +8,7 @@ use rusqlite::Row;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 
 use super::StoreError;
-use super::db::{Db, Queries, check_size};
+use super::db::{Columns, Db, Queries, check_size};
 
 /// How long an answer is replayed, in milliseconds: 5 minutes.
 pub const IDEMPOTENCY_TTL_MS: i64 = 5 * 60 * 1000;
@@ -18,6 +18,8 @@ pub const IDEMPOTENCY_ROWS_MAX: usize = 1000;
 pub const IDEMPOTENCY_RESPONSE_BYTES_MAX: usize = 256 * 1024;
 /// Largest key, in bytes.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 1024;
+
+const COLUMNS: &str = "key, state, response, created_ms, expires_ms";
 
 /// How far a request has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,12 +77,13 @@ pub struct IdempotencyRow {
 
 impl IdempotencyRow {
     fn read(row: &Row<'_>) -> rusqlite::Result<IdempotencyRow> {
+        let mut columns = Columns::of(row);
         Ok(IdempotencyRow {
-            key: row.get("key")?,
-            state: row.get("state")?,
-            response: row.get("response")?,
-            created_ms: row.get("created_ms")?,
-            expires_ms: row.get("expires_ms")?,
+            key: columns.get()?,
+            state: columns.get()?,
+            response: columns.get()?,
+            created_ms: columns.get()?,
+            expires_ms: columns.get()?,
         })
     }
 }
@@ -100,7 +103,8 @@ impl Queries {
     /// # Errors
     /// Those of a statement.
     pub fn idempotency(&self, key: &str, now_ms: i64) -> Result<Option<IdempotencyRow>, StoreError> {
-        self.first("SELECT * FROM idempotency WHERE key = ?1 AND expires_ms > ?2", (key, now_ms), IdempotencyRow::read)
+        let sql = format!("SELECT {COLUMNS} FROM idempotency WHERE key = ?1 AND expires_ms > ?2");
+        self.first(&sql, (key, now_ms), IdempotencyRow::read)
     }
 
     /// Every request that is not forgotten at `now_ms`, oldest first; for the start.
@@ -109,7 +113,7 @@ impl Queries {
     /// Those of a statement.
     pub fn idempotency_all(&self, now_ms: i64) -> Result<Vec<IdempotencyRow>, StoreError> {
         self.rows(
-            "SELECT * FROM idempotency WHERE expires_ms > ?1 ORDER BY created_ms, key LIMIT ?2",
+            &format!("SELECT {COLUMNS} FROM idempotency WHERE expires_ms > ?1 ORDER BY created_ms, key LIMIT ?2"),
             (now_ms, IDEMPOTENCY_ROWS_MAX as i64),
             IdempotencyRow::read,
         )
@@ -199,7 +203,14 @@ mod tests {
 
                 assert!(db.idempotency_finish("chat:a", Err(r#"{"status":"error"}"#), 300)?);
                 let Begun::Existing(row) = db.idempotency_begin("chat:a", 400)? else { panic!("runs twice") };
-                assert_eq!((row.state, row.response.as_deref()), (RequestState::Failed, Some(r#"{"status":"error"}"#)));
+                let answered = IdempotencyRow {
+                    key: String::from("chat:a"),
+                    state: RequestState::Failed,
+                    response: Some(String::from(r#"{"status":"error"}"#)),
+                    created_ms: 100,
+                    expires_ms: 300 + IDEMPOTENCY_TTL_MS,
+                };
+                assert_eq!(row, answered);
                 assert!(!db.idempotency_finish("chat:a", Ok("{}"), 500)?, "an answer is final");
                 Ok::<_, StoreError>(())
             })

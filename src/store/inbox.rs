@@ -7,7 +7,7 @@ use rusqlite::Row;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 
 use super::StoreError;
-use super::db::{Db, Queries, check_size, count};
+use super::db::{Columns, Db, Queries, check_size};
 
 /// Open messages at most: accepted and not dealt with. Beyond it nothing more is accepted
 /// ([`StoreError::TableFull`], which a sender sees as retryable).
@@ -138,15 +138,16 @@ impl std::fmt::Debug for InboxRow {
 
 impl InboxRow {
     fn read(row: &Row<'_>) -> rusqlite::Result<InboxRow> {
+        let mut columns = Columns::of(row);
         Ok(InboxRow {
-            id: row.get("id")?,
-            source: row.get("source")?,
-            dedupe_key: row.get("dedupe_key")?,
-            session_key: row.get("session_key")?,
-            body: row.get("body")?,
-            received_ms: row.get("received_ms")?,
-            state: row.get("state")?,
-            decision: row.get("decision")?,
+            id: columns.get()?,
+            source: columns.get()?,
+            dedupe_key: columns.get()?,
+            session_key: columns.get()?,
+            body: columns.get()?,
+            received_ms: columns.get()?,
+            state: columns.get()?,
+            decision: columns.get()?,
         })
     }
 }
@@ -199,7 +200,7 @@ impl Queries {
     /// # Errors
     /// Those of a statement.
     pub fn inbox_open_count(&self) -> Result<u64, StoreError> {
-        self.one("SELECT count(*) AS n FROM inbox WHERE is_open = 1", [], |row| count(row, "n"))
+        self.one("SELECT count(*) FROM inbox WHERE is_open = 1", [], |row| Columns::of(row).count())
     }
 }
 
@@ -274,8 +275,17 @@ mod tests {
                 db.inbox_set_state(id, InboxState::Done, Some(r#"{"action":"allow"}"#))?;
 
                 let Accepted::Existing(row) = db.inbox_accept(&inbound("hooks", "a"))? else { panic!("is not new") };
-                assert_eq!((row.id, row.state), (id, InboxState::Done));
-                assert_eq!(row.decision.as_deref(), Some(r#"{"action":"allow"}"#));
+                let stored = InboxRow {
+                    id,
+                    source: String::from("hooks"),
+                    dedupe_key: String::from("a"),
+                    session_key: String::from("agent:main:main"),
+                    body: String::from(r#"{"text":"hi"}"#),
+                    received_ms: 5,
+                    state: InboxState::Done,
+                    decision: Some(String::from(r#"{"action":"allow"}"#)),
+                };
+                assert_eq!(row, stored);
 
                 assert!(matches!(db.inbox_accept(&inbound("chat.send", "a"))?, Accepted::New(_)), "another source");
                 assert!(matches!(db.inbox_accept(&inbound("hooks", "b"))?, Accepted::New(_)), "another key");

@@ -132,7 +132,8 @@ impl Database {
 
 fn open_at(path: &Path, migrations: &[Migration], now_ms: i64, on_damage: OnDamage) -> Result<Opened, StoreError> {
     let mut set_aside = None;
-    if path.exists() {
+    // An empty file is nothing yet: a database's name, made by somebody or left by a disk that was full.
+    if fs::metadata(path).is_ok_and(|found| found.len() > 0) {
         match open_existing(path, migrations, now_ms) {
             Err(StoreError::Damaged { .. }) if on_damage == OnDamage::SetAside => {
                 set_aside = Some(rename_with_companions(path, now_ms)?);
@@ -203,7 +204,9 @@ fn create(path: &Path, migrations: &[Migration]) -> Result<FreshFile, StoreError
     }
     let file = create_private(&aside).map_err(file_failed("create", &aside))?;
     let mut conn = connect(&aside, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-    conn.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;")?;
+    // With `auto_vacuum` the writer can give the disk back what was deleted, a little at a time; it has to be said
+    // before the first table.
+    conn.execute_batch("PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;")?;
     schema::migrate(&mut conn, migrations)?;
     conn.execute_batch("PRAGMA journal_mode = WAL;")?;
     conn.close().map_err(|(_, source)| StoreError::Open { path: aside.clone(), source })?;

@@ -86,7 +86,7 @@ const ALLOWED: &[(&str, &str)] = &[
     ("SELECT count(*) FROM meta", "at most 1024 small rows, only for a new key"),
     ("FROM devices ORDER BY created_ms", "everything is loaded once, at the start"),
     ("FROM device_tokens ORDER BY", "everything is loaded once, at the start"),
-    ("SELECT * FROM idempotency WHERE expires_ms > ?1 ORDER BY", "everything is loaded once, at the start"),
+    ("FROM idempotency WHERE expires_ms > ?1 ORDER BY", "everything is loaded once, at the start"),
 ];
 
 /// Calls every method of `Db` and `Queries` that runs a fixed statement.
@@ -213,14 +213,14 @@ fn decisions_and_records_are_read_in_order_from_an_index() {
         (DecisionFilter::Session("x"), Some("x"), "decisions_session_key (session_key=? AND id<?)"),
         (DecisionFilter::Action(Action::Block), Some("block"), "decisions_action (action=? AND id<?)"),
     ] {
-        check(&database, filter.statement(), values(wanted, 2), index);
+        check(&database, &filter.statement(), values(wanted, 2), index);
     }
     for (filter, wanted, index) in [
         (StateFilter::All, None, "idx_session_state_last_seen_ms"),
         (StateFilter::LastAction(Action::Block), Some("block"), "idx_session_state_last_action (last_action=?)"),
         (StateFilter::LastChannel("x"), Some("x"), "idx_session_state_last_channel (last_channel=?)"),
     ] {
-        check(&database, filter.statement(), values(wanted, 1), index);
+        check(&database, &filter.statement(), values(wanted, 1), index);
     }
     let actor = Some(String::from("x"));
     for (filter, index) in [

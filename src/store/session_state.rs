@@ -6,13 +6,16 @@
 use rusqlite::{Row, named_params};
 
 use super::StoreError;
-use super::db::{Db, Queries, count, from_json, to_json};
+use super::db::{Columns, Db, Queries, to_json};
 use super::decisions::{Action, NewDecision};
 
 /// Sessions whose decisions are counted. Senders choose keys, so the least recently seen rows make room.
 pub const SESSION_STATE_ROWS_MAX: usize = 20_000;
 /// Rows given out by one list.
 pub const SESSION_STATE_LIST_ROWS_MAX: usize = 500;
+
+const COLUMNS: &str = "session_key, total, allowed, review, blocked, last_action, last_risk, last_channel, last_tool, \
+                       last_seen_ms, last_tags";
 
 /// The decisions of one session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,18 +46,19 @@ pub struct SessionState {
 
 impl SessionState {
     fn read(row: &Row<'_>) -> rusqlite::Result<SessionState> {
+        let mut columns = Columns::of(row);
         Ok(SessionState {
-            session_key: row.get("session_key")?,
-            total: count(row, "total")?,
-            allowed: count(row, "allowed")?,
-            review: count(row, "review")?,
-            blocked: count(row, "blocked")?,
-            last_action: row.get("last_action")?,
-            last_risk: row.get("last_risk")?,
-            last_channel: row.get("last_channel")?,
-            last_tool: row.get("last_tool")?,
-            last_seen_ms: row.get("last_seen_ms")?,
-            last_tags: from_json(row, "last_tags")?,
+            session_key: columns.get()?,
+            total: columns.count()?,
+            allowed: columns.count()?,
+            review: columns.count()?,
+            blocked: columns.count()?,
+            last_action: columns.get()?,
+            last_risk: columns.get()?,
+            last_channel: columns.get()?,
+            last_tool: columns.get()?,
+            last_seen_ms: columns.get()?,
+            last_tags: columns.json()?,
         })
     }
 }
@@ -71,16 +75,13 @@ pub enum StateFilter<'a> {
 }
 
 impl StateFilter<'_> {
-    pub(super) fn statement(self) -> &'static str {
-        match self {
-            StateFilter::All => "SELECT * FROM session_state WHERE ?1 IS NULL ORDER BY last_seen_ms DESC LIMIT ?2",
-            StateFilter::LastAction(_) => {
-                "SELECT * FROM session_state WHERE last_action = ?1 ORDER BY last_seen_ms DESC LIMIT ?2"
-            }
-            StateFilter::LastChannel(_) => {
-                "SELECT * FROM session_state WHERE last_channel = ?1 ORDER BY last_seen_ms DESC LIMIT ?2"
-            }
-        }
+    pub(super) fn statement(self) -> String {
+        let condition = match self {
+            StateFilter::All => "?1 IS NULL",
+            StateFilter::LastAction(_) => "last_action = ?1",
+            StateFilter::LastChannel(_) => "last_channel = ?1",
+        };
+        format!("SELECT {COLUMNS} FROM session_state WHERE {condition} ORDER BY last_seen_ms DESC LIMIT ?2")
     }
 }
 
@@ -90,7 +91,8 @@ impl Queries {
     /// # Errors
     /// Those of a statement.
     pub fn session_state(&self, session_key: &str) -> Result<Option<SessionState>, StoreError> {
-        self.first("SELECT * FROM session_state WHERE session_key = ?1", [session_key], SessionState::read)
+        let sql = format!("SELECT {COLUMNS} FROM session_state WHERE session_key = ?1");
+        self.first(&sql, [session_key], SessionState::read)
     }
 
     /// The sessions that `filter` lets through, last seen first, at most `limit` (itself at most
@@ -105,7 +107,7 @@ impl Queries {
             StateFilter::LastChannel(channel) => Some(channel),
         };
         let limit = limit.min(SESSION_STATE_LIST_ROWS_MAX) as i64;
-        self.rows(filter.statement(), (wanted, limit), SessionState::read)
+        self.rows(&filter.statement(), (wanted, limit), SessionState::read)
     }
 }
 

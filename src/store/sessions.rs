@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::StoreError;
 use super::archive::ArchiveReason;
-use super::db::{Db, Queries, check_size, count, from_json, signed, to_json};
+use super::db::{Columns, Db, Queries, check_size, signed, to_json};
 
 /// Sessions at most. A new one beyond it is refused ([`StoreError::TableFull`]) rather than an old one dropped: its
 /// transcript is the user's. About 1 KiB of disk each.
@@ -128,26 +128,23 @@ impl SessionRow {
     }
 
     fn read(row: &Row<'_>) -> rusqlite::Result<SessionRow> {
+        let mut columns = Columns::of(row);
         Ok(SessionRow {
-            key: row.get("key")?,
-            agent_id: row.get("agent_id")?,
-            session_id: row.get("session_id")?,
-            kind: row.get("kind")?,
-            label: row.get("label")?,
-            channel: row.get("channel")?,
-            peer: row.get("peer")?,
-            account_id: row.get("account_id")?,
-            thread_id: row.get("thread_id")?,
-            spawned_by: row.get("spawned_by")?,
-            entry: from_json(row, "entry")?,
-            created_ms: row.get("created_ms")?,
-            updated_ms: row.get("updated_ms")?,
-            message_count: count(row, "message_count")?,
-            tokens: TokenTotals {
-                input: count(row, "input_tokens")?,
-                output: count(row, "output_tokens")?,
-                total: count(row, "total_tokens")?,
-            },
+            key: columns.get()?,
+            agent_id: columns.get()?,
+            session_id: columns.get()?,
+            kind: columns.get()?,
+            label: columns.get()?,
+            channel: columns.get()?,
+            peer: columns.get()?,
+            account_id: columns.get()?,
+            thread_id: columns.get()?,
+            spawned_by: columns.get()?,
+            entry: columns.json()?,
+            created_ms: columns.get()?,
+            updated_ms: columns.get()?,
+            message_count: columns.count()?,
+            tokens: TokenTotals { input: columns.count()?, output: columns.count()?, total: columns.count()? },
         })
     }
 }
@@ -277,10 +274,7 @@ impl Queries {
     pub fn session_list(&self, filter: &SessionFilter, offset: usize, limit: usize) -> Result<SessionPage, StoreError> {
         let limit = limit.min(SESSION_LIST_ROWS_MAX);
         let (sql, values) = list_statement(filter, offset, limit + 1);
-        // The text varies with the filter and would push fixed statements out of the cache.
-        let mut statement = self.conn().prepare(&sql)?;
-        let found = statement.query_map(params_from_iter(values), SessionRow::read)?;
-        let mut sessions = found.collect::<rusqlite::Result<Vec<_>>>()?;
+        let mut sessions = self.rows(&sql, params_from_iter(values), SessionRow::read)?;
         let has_more = sessions.len() > limit;
         sessions.truncate(limit);
         Ok(SessionPage { sessions, has_more })
@@ -292,8 +286,8 @@ impl Queries {
     /// Those of a statement.
     pub fn session_count(&self, filter: &SessionFilter) -> Result<u64, StoreError> {
         let (conditions, values) = filter.conditions();
-        let mut statement = self.conn().prepare(&format!("SELECT count(*) AS n FROM sessions{conditions}"))?;
-        Ok(statement.query_row(params_from_iter(values), |row| count(row, "n"))?)
+        let sql = format!("SELECT count(*) FROM sessions{conditions}");
+        self.one(&sql, params_from_iter(values), |row| Columns::of(row).count())
     }
 }
 

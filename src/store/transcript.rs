@@ -8,7 +8,7 @@ use rusqlite::Row;
 
 use super::StoreError;
 use super::archive::ArchiveReason;
-use super::db::{Db, Queries, check_size, count, signed};
+use super::db::{Columns, Db, Queries, check_size, signed};
 
 /// Largest message, in bytes of JSON: one frame of a client (25 MiB) fits with room for what we add.
 pub const TRANSCRIPT_MESSAGE_BYTES_MAX: usize = 32 * 1024 * 1024;
@@ -73,15 +73,16 @@ pub struct MessageRow {
 
 impl MessageRow {
     pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<MessageRow> {
+        let mut columns = Columns::of(row);
         Ok(MessageRow {
-            seq: count(row, "seq")?,
-            message_id: row.get("message_id")?,
-            parent_id: row.get("parent_id")?,
-            role: row.get("role")?,
-            idempotency_key: row.get("idempotency_key")?,
-            at_ms: row.get("at_ms")?,
-            size_bytes: count(row, "size_bytes")?,
-            message: row.get("message")?,
+            seq: columns.count()?,
+            message_id: columns.get()?,
+            parent_id: columns.get()?,
+            role: columns.get()?,
+            idempotency_key: columns.get()?,
+            at_ms: columns.get()?,
+            size_bytes: columns.count()?,
+            message: columns.get()?,
         })
     }
 }
@@ -149,7 +150,8 @@ impl Queries {
                     (SELECT coalesce(max(seq), 0) FROM transcript WHERE session_id = ?1) AS last",
             [session_id],
             |row| {
-                let (floor, last) = (count(row, "floor")?, count(row, "last")?);
+                let mut columns = Columns::of(row);
+                let (floor, last) = (columns.count()?, columns.count()?);
                 // Archived messages may have been removed for good; numbers still go on after them.
                 Ok(Live { floor, last: last.max(floor) })
             },
@@ -326,7 +328,10 @@ impl Db<'_> {
         self.first(
             "SELECT seq, message_id FROM transcript WHERE session_id = ?1 AND idempotency_key = ?2",
             (new.session_id, key),
-            |row| Ok(Appended { seq: count(row, "seq")?, message_id: row.get("message_id")?, existed: true }),
+            |row| {
+                let mut columns = Columns::of(row);
+                Ok(Appended { seq: columns.count()?, message_id: columns.get()?, existed: true })
+            },
         )
     }
 

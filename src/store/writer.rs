@@ -41,6 +41,11 @@ pub const GROUP_TIME_MAX: Duration = Duration::from_millis(5);
 /// Pages (4 KiB) in the log after which it is folded back into the file: bounds the log at about 2 MiB, and the work
 /// done at once.
 pub const CHECKPOINT_PAGES: i64 = 512;
+/// Pages (4 KiB) of the file that may lie unused, for what is written next; beyond them the disk gets back
+/// [`GIVE_BACK_PAGES`] each time the log is folded back (STORE-41).
+pub const FREE_PAGES_KEPT: i64 = 1024;
+/// Pages given back to the disk at once, so that nobody waits long for it.
+pub const GIVE_BACK_PAGES: i64 = 256;
 /// How long closing waits for readers before it leaves the rest of the log for the next start.
 pub const CLOSE_WAIT: Duration = Duration::from_millis(100);
 const _: () = assert!(GROUP_JOBS_MAX <= WRITE_QUEUE_MAX);
@@ -353,6 +358,9 @@ impl<R, S: FnMut(R)> Worker<R, S> {
         self.report(ran, outcome.err());
         if self.log_pages() >= CHECKPOINT_PAGES {
             self.checkpoint("PASSIVE");
+            if let Err(error) = give_back(self.queries.conn()) {
+                log::warn!("unused space of the database was not given back: {error}");
+            }
         }
         go_on
     }
@@ -445,6 +453,19 @@ impl<R, S: FnMut(R)> Worker<R, S> {
 /// Runs `PRAGMA wal_checkpoint` and returns the pages in the log and, of these, the pages already in the file.
 fn checkpoint_row(conn: &Connection, mode: &str) -> rusqlite::Result<(i64, i64)> {
     conn.prepare_cached(&format!("PRAGMA wal_checkpoint({mode})"))?.query_row([], |row| Ok((row.get(1)?, row.get(2)?)))
+}
+
+/// Shrinks the file by [`GIVE_BACK_PAGES`] at most, when more than [`FREE_PAGES_KEPT`] lie unused.
+fn give_back(conn: &Connection) -> rusqlite::Result<()> {
+    let n_free: i64 = conn.prepare_cached("PRAGMA freelist_count")?.query_row([], |row| row.get(0))?;
+    let n_given = (n_free - FREE_PAGES_KEPT).min(GIVE_BACK_PAGES);
+    if n_given > 0 {
+        let mut statement = conn.prepare(&format!("PRAGMA incremental_vacuum({n_given})"))?;
+        // Each step frees one page.
+        let mut steps = statement.query([])?;
+        while steps.next()?.is_some() {}
+    }
+    Ok(())
 }
 
 /// Runs one job in a savepoint: its writes are kept when it returns `Ok` and undone otherwise.

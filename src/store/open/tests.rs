@@ -67,6 +67,7 @@ fn connections_are_set_up_as_promised() {
         ("foreign_keys", 1),
         ("wal_autocheckpoint", 0),
         ("cache_size", -i64::from(WRITER_CACHE_KIB)),
+        ("auto_vacuum", 2),
         ("busy_timeout", BUSY_TIMEOUT.as_millis() as i64),
         ("journal_size_limit", WAL_BYTES_KEPT),
         ("application_id", i64::from(APPLICATION_ID)),
@@ -117,6 +118,8 @@ fn an_empty_file_becomes_a_database() {
     let mut opened = Database::open(&dir, NOW_MS, OnDamage::Fail).unwrap();
     assert!(opened.created);
     opened.database.write(|db| db.meta_put("a", "1", 0)).unwrap();
+    drop(opened);
+    assert_eq!(reopen(&dir).meta("a").unwrap().as_deref(), Some("1"));
 }
 
 #[track_caller]

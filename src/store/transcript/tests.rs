@@ -176,6 +176,44 @@ fn archives(database: &Database) -> Vec<(&'static str, Vec<u64>)> {
 }
 
 #[test]
+fn messages_and_archives_come_back_as_they_were_written() {
+    let (_dir, mut database) = spoken(0);
+    let new = NewMessage {
+        session_id: "s",
+        message_id: "m",
+        parent_id: Some("parent"),
+        role: "assistant",
+        idempotency_key: Some("key"),
+        at_ms: 7,
+        message: r#"{"text":"hi"}"#,
+    };
+    database.write(|db| db.transcript_append(&new)).unwrap();
+    let row = MessageRow {
+        seq: 1,
+        message_id: String::from("m"),
+        parent_id: Some(String::from("parent")),
+        role: String::from("assistant"),
+        idempotency_key: Some(String::from("key")),
+        at_ms: 7,
+        size_bytes: 13,
+        message: Some(String::from(r#"{"text":"hi"}"#)),
+    };
+    assert_eq!(database.transcript_page("s", PageAt::Newest, UNLIMITED).unwrap().messages, [row]);
+
+    database.write(|db| db.session_reset("a", "t", 9)).unwrap();
+    let archive = ArchiveRow {
+        id: 1,
+        session_id: String::from("s"),
+        session_key: String::from("a"),
+        reason: ArchiveReason::Reset,
+        archived_ms: 9,
+        first_seq: 1,
+        last_seq: 1,
+    };
+    assert_eq!(database.archive_list("a").unwrap(), [archive]);
+}
+
+#[test]
 fn compaction_keeps_the_newest_and_the_rest_stays_readable() {
     let (_dir, mut database) = spoken(7);
     assert_eq!(database.write(|db| db.transcript_compact("s", 7, 5)).unwrap(), 0, "at the limit nothing goes");

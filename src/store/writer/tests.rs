@@ -294,6 +294,29 @@ fn stopping_does_not_wait_longer_than_it_was_told() {
 }
 
 #[test]
+fn the_disk_gets_back_what_was_deleted_a_little_at_a_time() {
+    let (_dir, mut database) = scratch();
+    let n_pages = |conn: &Connection| -> (i64, i64) {
+        let number = |pragma| conn.query_row(pragma, [], |row| row.get(0)).unwrap();
+        (number("PRAGMA page_count"), number("PRAGMA freelist_count"))
+    };
+    let value = "x".repeat(900_000);
+    database.write(|db| (0..10).try_for_each(|n| db.meta_put(&n.to_string(), &value, 0))).unwrap();
+    database.write(|db| (0..10).try_for_each(|n| db.meta_delete(&n.to_string()).map(|_| ()))).unwrap();
+    let (all, free) = n_pages(database.conn());
+    assert!(free > FREE_PAGES_KEPT + 3 * GIVE_BACK_PAGES, "{free}");
+
+    give_back(database.conn()).unwrap();
+    assert_eq!(n_pages(database.conn()).1, free - GIVE_BACK_PAGES);
+    for _ in 0..10 {
+        give_back(database.conn()).unwrap();
+    }
+    let (left, free_left) = n_pages(database.conn());
+    assert_eq!(free_left, FREE_PAGES_KEPT);
+    assert!(left <= all - (free - FREE_PAGES_KEPT), "{left} of {all}, with {free} unused");
+}
+
+#[test]
 fn the_log_does_not_grow_with_what_is_written() {
     let bench = Bench::new();
     // A reader in the middle of something must not keep the log from shrinking later.
