@@ -132,7 +132,7 @@ fn cases(c: &mut Criterion) {
     );
     let disguised = "bash -c \"FOO=1 /usr/bin/env r''m${IFS}-r -f /\"".to_owned();
     case("command/disguised", Kind::Command, disguised, Action::Block);
-    let secret = format!("{} token sk-{}", messages[0], "a1".repeat(20));
+    let secret = format!("{} token sk-{}", messages[0], "a1B2c3D4".repeat(5));
     case("secret", Kind::Secret, secret, Action::Review);
     let rows: String = (0..1000)
         .map(|n| {

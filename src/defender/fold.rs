@@ -33,7 +33,14 @@ pub(super) fn fold(text: &str) -> Cow<'_, str> {
 
 /// Appends the folded form of `text`; a run of white space that spans the seam stays one space.
 pub(super) fn fold_prose_into(text: &str, out: &mut String) {
-    for c in text.chars() {
+    let mut rest = text;
+    loop {
+        // Most text is words of plain ASCII, which go over whole.
+        let word = rest.bytes().position(|b| !b.is_ascii_graphic()).unwrap_or(rest.len());
+        out.push_str(&rest[..word]);
+        let mut chars = rest[word..].chars();
+        let Some(c) = chars.next() else { return };
+        rest = chars.as_str();
         match see(c) {
             Seen::Space => {
                 if !out.ends_with(' ') {
