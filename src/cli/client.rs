@@ -1,6 +1,6 @@
 //! A blocking client of the gateway protocol: connect, prove who we are, call, leave.
 //!
-//! Follows the wire contract, parts 2, 3, 6 and 18: it connects as `cli` in mode `cli` for protocols 3 to 4, with a
+//! Follows the wire contract, parts 2, 3, 6, 9 and 18: it connects as `cli` in mode `cli` for protocols 3 to 4, with a
 //! shared secret and no device, which a gateway lets keep its scopes on loopback, and asks only for the scopes that
 //! the command needs. Every wait ends at one deadline, given for the whole command.
 //!
@@ -19,7 +19,7 @@ use tungstenite::protocol::frame::CloseFrame;
 use tungstenite::{HandshakeError, Message, WebSocket};
 
 use crate::protocol::FRAME_BYTES_MAX;
-use crate::protocol::connect::Credentials;
+use crate::protocol::connect::{ClientId, ClientMode, Credentials};
 use crate::protocol::scope::Scope;
 use crate::protocol::version::Protocol;
 use crate::runtime::random;
@@ -136,6 +136,16 @@ pub enum ClientError {
         /// What the gateway said.
         error: Box<WireError>,
     },
+    /// A refusal of a method that the gateway does not list: what it then says of scopes misleads.
+    #[error("the gateway (version {version}) does not offer {method}")]
+    NotOffered {
+        /// The method.
+        method: String,
+        /// The gateway's version.
+        version: String,
+        /// What it said.
+        source: Box<WireError>,
+    },
     /// An answer that does not have the form the command reads.
     #[error("the gateway's answer to {method} has another form than expected")]
     BadAnswer {
@@ -173,6 +183,10 @@ impl WireError {
     pub fn detail_code(&self) -> Option<&str> {
         self.details.as_ref()?.get("code")?.as_str()
     }
+
+    fn is_about_method_or_scope(&self) -> bool {
+        self.message.starts_with("missing scope: ") || self.message.starts_with("unknown method: ")
+    }
 }
 
 impl ClientError {
@@ -188,6 +202,7 @@ impl ClientError {
             ClientError::Closed { .. } | ClientError::Broke { .. } => "CLOSED",
             ClientError::Refused { error, .. } if !error.code.is_empty() => &error.code,
             ClientError::Refused { .. } => "REFUSED",
+            ClientError::NotOffered { .. } => "NOT_OFFERED",
             ClientError::BadAnswer { .. } => "BAD_ANSWER",
         }
     }
@@ -211,6 +226,7 @@ impl ClientError {
                 "`openclaw-rs doctor` looks at the gateway from outside; --timeout waits longer"
             }
             ClientError::Refused { method, error } => return refusal_hint(method, error),
+            ClientError::NotOffered { .. } => "another version may; `openclaw-rs gateway status` shows what runs there",
             ClientError::Resolve { .. }
             | ClientError::Closed { .. }
             | ClientError::Broke { .. }
@@ -240,7 +256,6 @@ fn refusal_hint(method: &str, error: &WireError) -> Option<String> {
             "this command speaks for the machine's owner without a device of its own: run it on the gateway's \
              machine, with the gateway's token"
         }
-        _ if error.message.starts_with("unknown method") => "`openclaw-rs gateway status` shows what answers there",
         _ if method != "connect" && error.retryable == Some(true) => "the gateway asks to try again later",
         _ => return None,
     };
@@ -455,7 +470,14 @@ impl Client {
             retryable: None,
             retry_after_ms: None,
         });
-        Err(ClientError::Refused { method: method.to_owned(), error: Box::new(error) })
+        let (method, error) = (method.to_owned(), Box::new(error));
+        let offered = &self.hello.features.methods;
+        // Whoever lacks admin hears of a missing scope for a method that nobody knows (wire contract, part 9).
+        if error.is_about_method_or_scope() && !offered.is_empty() && !offered.contains(&method) {
+            let version = self.hello.server.version.clone();
+            return Err(ClientError::NotOffered { method, version, source: error });
+        }
+        Err(ClientError::Refused { method, error })
     }
 
     /// Says goodbye and lets go.
@@ -536,11 +558,16 @@ fn is_timeout(error: &io::Error) -> bool {
 
 /// What this client says of itself (wire contract, part 3).
 fn connect_params(credentials: &Credentials, scopes: &[Scope]) -> Value {
+    // Without a secret there is only a gateway in mode `none`, and that lets nobody in without a device but a local
+    // program that is no command line (part 9).
+    let has_secret = credentials.token.is_some() || credentials.password.is_some();
+    let (id, mode) =
+        if has_secret { (ClientId::Cli, ClientMode::Cli) } else { (ClientId::GatewayClient, ClientMode::Backend) };
     let mut params = json!({
         "minProtocol": Protocol::V3.number(),
         "maxProtocol": Protocol::V4.number(),
         "client": {
-            "id": "cli", "mode": "cli", "version": super::VERSION,
+            "id": id.as_str(), "mode": mode.as_str(), "version": super::VERSION,
             "platform": std::env::consts::OS, "instanceId": random::uuid(),
         },
         "caps": [],

@@ -1,6 +1,5 @@
 //! `defend`: judges lines with the rules the gateway would use.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::Path;
@@ -11,11 +10,9 @@ use super::flags::{Command, Example, FLAG, Flag};
 use super::place;
 use super::term::{Out, visible};
 use super::{CliError, Exit, Outcome};
-use crate::config::settings::Settings;
-use crate::config::settings::security::ToolPolicy;
-use crate::defender::decision::Action;
 use crate::defender::defend::{self, Format, Kind};
-use crate::defender::rules::{RuleInputs, Rules};
+use crate::defender::rules::Rules;
+use crate::intake::judge;
 
 /// The row of `defend`.
 pub static COMMAND: Command = Command {
@@ -74,7 +71,7 @@ const DEFEND_FLAGS: &[Flag] = &[
 const READ_BYTES: usize = 64 * 1024;
 
 fn run(args: &Args, out: &mut Out) -> Result<Outcome, CliError> {
-    let rules = Rules::compile(&rule_inputs(&place::loaded(args)?.settings)).map_err(CliError::Rules)?;
+    let rules = Rules::compile(&judge::rule_inputs(&place::loaded(args)?.settings)).map_err(CliError::Rules)?;
     let format = match args.defend.format.as_deref() {
         Some("jsonl") => Format::Jsonl,
         Some(_) => Format::Table,
@@ -96,28 +93,4 @@ fn run(args: &Args, out: &mut Out) -> Result<Outcome, CliError> {
         eprintln!("{}: {}", visible(&name), visible(&bad.to_string()));
     })?;
     Ok(if totals.bad == 0 { Outcome::Done } else { Outcome::BadNews(Exit::Failure) })
-}
-
-/// The defender's view of the settings.
-fn rule_inputs(settings: &Settings) -> RuleInputs {
-    let security = &settings.security;
-    let action = |policy: ToolPolicy| match policy {
-        ToolPolicy::Allow => Action::Allow,
-        ToolPolicy::Review => Action::Review,
-        ToolPolicy::Block => Action::Block,
-    };
-    let tool_policies: BTreeMap<String, Action> =
-        security.tool_policies.iter().map(|(tool, policy)| (tool.clone(), action(*policy))).collect();
-    RuleInputs {
-        review_threshold: security.review_threshold,
-        block_threshold: security.block_threshold,
-        prompt_injection_patterns: security.prompt_injection_patterns.clone(),
-        blocked_command_patterns: security.blocked_command_patterns.clone(),
-        allowed_command_prefixes: security.allowed_command_prefixes.clone(),
-        tool_policies,
-        tool_risk_bonus: security.tool_risk_bonus.clone(),
-        channel_risk_bonus: security.channel_risk_bonus.clone(),
-        audit_only: settings.runtime.audit_only,
-        ..RuleInputs::default()
-    }
 }

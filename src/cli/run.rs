@@ -11,8 +11,10 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::args::Args;
+use super::target::AddressNote;
 use super::term::Out;
 use super::{CliError, Exit, Outcome, place};
+use crate::config::files;
 use crate::config::load::{self, Loaded, TokenOrigin};
 use crate::config::redact::Scrubber;
 use crate::config::settings::Settings;
@@ -49,7 +51,7 @@ pub fn run(args: &Args, out: &mut Out) -> Result<Outcome, CliError> {
     let dir = StateDir::open(&loaded.state_dir)?;
     let _lock = dir.lock()?;
     let origin = load::ensure_token(&mut loaded)?;
-    let log_file = log_file(&loaded);
+    let log_file = log_file(&loaded)?;
     let logger = start_log(&loaded, &log_file)?;
     for warning in &loaded.document.warnings {
         log::warn!("configuration: {warning}");
@@ -65,7 +67,11 @@ pub fn run(args: &Args, out: &mut Out) -> Result<Outcome, CliError> {
     let shell = Shell::open(&addresses(&loaded.settings))?;
     let addresses = shell.addresses();
     let port = addresses.first().map_or(0, SocketAddr::port);
-    say_where(&loaded, &addresses, origin, out)?;
+    let _note = AddressNote::write(&dir, &addresses)?;
+    // Whoever read the first line and went away (`| head -1`) still wants a gateway.
+    if let Err(error) = say_where(&loaded, &addresses, origin, out) {
+        log::warn!("cannot say where the gateway listens: {error}");
+    }
 
     let control = control_address(&loaded.settings);
     let boot = Boot {
@@ -129,9 +135,14 @@ fn limits(loaded: &Loaded) -> Limits {
     }
 }
 
-fn log_file(loaded: &Loaded) -> PathBuf {
-    let configured = loaded.settings.logging.file.clone();
-    configured.unwrap_or_else(|| loaded.state_dir.join("logs").join("openclaw-rs.log"))
+/// The configured log file, else one in a directory of its own that only we can look into.
+fn log_file(loaded: &Loaded) -> Result<PathBuf, CliError> {
+    if let Some(configured) = &loaded.settings.logging.file {
+        return Ok(configured.clone());
+    }
+    let dir = loaded.state_dir.join("logs");
+    files::make_dir(&dir)?;
+    Ok(dir.join("openclaw-rs.log"))
 }
 
 fn start_log(loaded: &Loaded, file: &std::path::Path) -> Result<Logger, CliError> {

@@ -83,7 +83,11 @@ fn what_it_sends_is_what_the_gateway_reads() {
             crate::protocol::params::decode("connect", Some(&params), protocol).unwrap();
         assert_eq!(read.scope_names().collect::<Vec<_>>(), ["operator.pairing", "operator.admin"]);
         assert_eq!(read.auth.unwrap().password.as_deref(), Some("p"));
+        assert_eq!((read.client.id, read.client.mode), (ClientId::Cli, ClientMode::Cli));
     }
+    // A gateway in mode `none` admits no command line without a device, and this is none.
+    let params = connect_params(&Credentials::default(), &[]);
+    assert_eq!((&params["client"]["id"], &params["client"]["mode"]), (&json!("gateway-client"), &json!("backend")));
 }
 
 #[test]
@@ -98,6 +102,24 @@ fn a_refusal_keeps_its_code_and_gets_a_hint() {
     assert_eq!(error.to_string(), "the gateway refused connect: unauthorized: gateway token mismatch (x)");
     assert_eq!(error.code(), "INVALID_REQUEST");
     assert!(error.hint().unwrap().contains("another secret"));
+}
+
+#[test]
+fn a_method_the_gateway_does_not_list_is_not_a_question_of_scopes() {
+    let serve = |socket: &mut Served, connect: Value| {
+        send(socket, &hello(&connect));
+        let id = receive(socket)["id"].clone();
+        let error = json!({"code": "FORBIDDEN", "message": "missing scope: operator.admin",
+                           "details": {"code": "MISSING_SCOPE"}});
+        send(socket, &json!({"type": "res", "id": id, "ok": false, "error": error}));
+        while socket.read().is_ok() {}
+    };
+    let refused = |method: &str| {
+        let mut client = Client::connect(&target(&gateway(serve), 5000), &[]).unwrap();
+        client.call(method, Value::Null).unwrap_err().to_string()
+    };
+    assert_eq!(refused("sessions.list"), "the gateway (version 2026.9.6) does not offer sessions.list");
+    assert_eq!(refused("health"), "the gateway refused health: missing scope: operator.admin");
 }
 
 #[test]
