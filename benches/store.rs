@@ -121,12 +121,13 @@ fn measure_opening(temp: &TempDir) {
     let writer = Writer::start(database, move |n| sender.send(n).unwrap()).unwrap();
     writer.handle().try_submit(accept_job(0)).unwrap();
     reports.recv().unwrap();
+    let first_report = started.elapsed();
     let wrote_kib = resident_kib();
     let reader = Reader::open(writer.path()).unwrap();
     reader.session_list(&SessionFilter::default(), 0, 200).unwrap();
     let read_kib = resident_kib();
     writer.stop(Duration::from_secs(5)).unwrap();
-    println!("first open in the process, fresh directory: {first:?}");
+    println!("first open in the process, fresh directory: {first:?}; first report {first_report:?} after the start");
     let steps = [
         ("open", before_kib, opened_kib),
         ("thread and first write", opened_kib, wrote_kib),

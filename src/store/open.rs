@@ -1,8 +1,9 @@
 //! Opening the database: making, checking, copying, migrating, and setting aside what is damaged.
 //!
 //! A fresh file is built under another name and then renamed, so a crash while it is made leaves nothing that looks
-//! like a database. Writing it through to the disk is left to the `store` thread, which does it before its first
-//! commit: a start need not wait for the disk, since nothing has been acknowledged yet. An existing file is checked for whose it is and which version
+//! like a database. Neither that nor the first transaction waits for the disk, because a first start has 10 ms until
+//! its first client is admitted: the `store` thread writes everything through once its first reports are out. (A
+//! machine that loses power in between starts afresh; a process that is killed loses nothing.) An existing file is checked for whose it is and which version
 //! it has before anything is changed; before a migration it is copied. A damaged file is renamed with a timestamp,
 //! never deleted.
 
@@ -36,6 +37,10 @@ pub const READER_STATEMENTS_MAX: usize = 12;
 /// The log of changes is cut back to this size once it has been folded into the file.
 pub const WAL_BYTES_KEPT: i64 = 1024 * 1024;
 
+/// How the writing connection treats the disk: the log is written through before the file it is folded into, so that
+/// whatever happens to the machine the file is whole. A commit by itself survives the process, not the machine.
+const SYNCHRONOUS: &str = "PRAGMA synchronous = NORMAL;";
+
 /// What to do with a file that cannot be opened as a database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnDamage {
@@ -54,7 +59,8 @@ pub struct Database {
     fresh: Option<FreshFile>,
 }
 
-/// A database file that was made by this process and may not be on the disk yet.
+/// A database file that was made by this process, is not on the disk yet, and whose connection does not wait for the
+/// disk until it is.
 ///
 /// It is held as long as the connection: closing any descriptor of a file drops every lock that the process has on
 /// it (POSIX), and with them the ones by which SQLite keeps other processes from removing the log.
@@ -65,10 +71,11 @@ pub(super) struct FreshFile {
 }
 
 impl FreshFile {
-    /// Writes the file and its name through to the disk.
-    pub(super) fn sync(&self) -> io::Result<()> {
-        self.file.sync_all()?;
-        File::open(&self.parent)?.sync_all()
+    /// Writes the file and its name through to the disk; from now on the connection waits for the disk where it must.
+    pub(super) fn settle(&self, conn: &Connection) -> Result<(), StoreError> {
+        let failed = |source| StoreError::File { act: "write", path: self.parent.clone(), source };
+        conn.execute_batch(SYNCHRONOUS)?;
+        self.file.sync_all().and_then(|()| File::open(&self.parent)?.sync_all()).map_err(failed)
     }
 }
 
@@ -146,6 +153,7 @@ fn open_at(path: &Path, migrations: &[Migration], now_ms: i64, on_damage: OnDama
     }
     let fresh = create(path, migrations)?;
     let conn = connect_writer(path)?;
+    conn.execute_batch("PRAGMA synchronous = OFF;")?;
     let database = Database { queries: Queries::new(conn), path: path.to_owned(), fresh: Some(fresh) };
     Ok(Opened { database, created: true, migrated: None, set_aside })
 }
@@ -247,9 +255,9 @@ fn connect_writer(path: &Path) -> Result<Connection, StoreError> {
     conn.execute_batch(&format!(
         "PRAGMA cache_size = -{WRITER_CACHE_KIB};
          PRAGMA journal_mode = WAL;
-         PRAGMA synchronous = NORMAL;
          PRAGMA wal_autocheckpoint = 0;
-         PRAGMA journal_size_limit = {WAL_BYTES_KEPT};"
+         PRAGMA journal_size_limit = {WAL_BYTES_KEPT};
+         {SYNCHRONOUS}"
     ))?;
     Ok(conn)
 }

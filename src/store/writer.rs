@@ -249,7 +249,7 @@ impl<R: Send + 'static> Writer<R> {
         let (stopping, stopped) = bounded(1);
         let stats = Arc::new(WriterStats::default());
         let (queries, fresh) = database.into_parts();
-        let worker = Worker { queries, fresh, queue, sink, stats: Arc::clone(&stats), group_time_max };
+        let worker = Worker { queries, fresh, settled: false, queue, sink, stats: Arc::clone(&stats), group_time_max };
         let body = move || {
             worker.work();
             // Dropped here: whoever waits for the end sees it.
@@ -295,6 +295,7 @@ impl<R: Send + 'static> Writer<R> {
 struct Worker<R, S> {
     queries: Queries,
     fresh: Option<FreshFile>,
+    settled: bool,
     queue: Receiver<Message<R>>,
     sink: S,
     stats: Arc<WriterStats>,
@@ -318,16 +319,13 @@ impl<R> Ran<R> {
 
 impl<R, S: FnMut(R)> Worker<R, S> {
     fn work(mut self) {
-        // Before anything is acknowledged, and here rather than at the start, which does not wait for the disk.
-        if let Some(Err(error)) = self.fresh.as_ref().map(FreshFile::sync) {
-            log::error!("database cannot be written through to the disk: {error}");
-        }
         let mut go_on = true;
         while go_on {
             go_on = match self.queue.recv() {
                 Ok(Message::Job(first)) => self.group(first),
                 Ok(Message::Stop) | Err(_) => false,
             };
+            self.settle();
         }
         // What was queued before the stop is done; what comes later finds the queue gone.
         while let Ok(Message::Job(first)) = self.queue.try_recv() {
@@ -335,6 +333,15 @@ impl<R, S: FnMut(R)> Worker<R, S> {
         }
         self.queries.conn().busy_timeout(CLOSE_WAIT).ok();
         self.checkpoint("TRUNCATE");
+    }
+
+    /// Has a file that was made by this process written through to the disk, once.
+    fn settle(&mut self) {
+        let Some(fresh) = self.fresh.as_ref().filter(|_| !self.settled) else { return };
+        self.settled = true;
+        if let Err(error) = fresh.settle(self.queries.conn()) {
+            log::error!("the new database could not be written through to the disk: {error}");
+        }
     }
 
     /// Runs a transaction's worth of jobs; returns whether the thread goes on.

@@ -56,7 +56,9 @@ fn a_fresh_database_is_private_and_leaves_nothing_behind() {
 
 #[test]
 fn connections_are_set_up_as_promised() {
-    let (_dir, database) = scratch();
+    let (dir, database) = scratch();
+    drop(database);
+    let database = reopen(&dir);
     let setting = |conn: &Connection, name| {
         conn.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, rusqlite::types::Value>(0)).unwrap()
     };

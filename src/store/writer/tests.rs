@@ -294,6 +294,19 @@ fn stopping_does_not_wait_longer_than_it_was_told() {
 }
 
 #[test]
+fn a_fresh_file_is_written_through_once_its_first_report_is_out() {
+    let bench = Bench::new();
+    let synchronous = || {
+        let read = |db: &Db<'_>| db.one("PRAGMA synchronous", [], |row| row.get::<_, i64>(0));
+        WriteJob::new(move |db| Ok(read(db)?.to_string()), |error| error.to_string())
+    };
+    bench.submit(synchronous());
+    bench.expect("0");
+    bench.submit(synchronous());
+    bench.expect("1");
+}
+
+#[test]
 fn the_disk_gets_back_what_was_deleted_a_little_at_a_time() {
     let (_dir, mut database) = scratch();
     let n_pages = |conn: &Connection| -> (i64, i64) {
