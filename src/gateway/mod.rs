@@ -127,6 +127,8 @@ pub struct Snapshot {
     pub heartbeat: health::HeartbeatRule,
     /// System events that wait for an agent.
     pub system_events: Vec<String>,
+    /// Where the configuration comes from.
+    pub load_inputs: Arc<LoadInputs>,
 }
 
 /// All live state, and the only place it changes. Lives on the loop's thread; there is nobody to lock out.
@@ -361,6 +363,7 @@ impl Gateway {
             uptime_ms: self.uptime_ms(self.now),
             heartbeat: self.heartbeat_rule(),
             system_events: self.system_events.iter().cloned().collect(),
+            load_inputs: Arc::clone(&self.load_inputs),
         }
     }
 

@@ -4,6 +4,7 @@ pub mod agents;
 pub mod approvals;
 pub mod channels;
 pub mod chat;
+pub mod config;
 pub mod device;
 pub mod health;
 pub mod models;
@@ -17,6 +18,7 @@ use super::table::Method;
 pub static FAMILIES: &[&[Method]] = &[
     health::METHODS,
     system::METHODS,
+    config::METHODS,
     device::METHODS,
     node::METHODS,
     agents::METHODS,

@@ -1,0 +1,199 @@
+//! The configuration: shown without its secrets, changed by who saw what he changes, described.
+
+use serde_json::{Value, json};
+
+use crate::config::changes;
+use crate::config::edit::{Method as EditMethod, Planned, Request};
+use crate::config::load::{self, Loaded};
+use crate::config::schema::json_schema;
+use crate::config::{ConfigError, files, redact, snapshot};
+use crate::gateway::table::{QueryCx, StoreCx, need};
+use crate::gateway::{Fact, hello};
+use crate::protocol::error::RpcError;
+use crate::protocol::params::{Count, NonEmpty, Nothing};
+use crate::protocol::version::Protocol;
+use crate::store::StoreError;
+use crate::store::audit::AuditRecord;
+
+crate::methods! {
+    "config.get",           Both, need::READ,  need::READ,  Query get;
+    "config.schema",        Both, need::ADMIN, need::READ,  Query schema;
+    "config.schema.lookup", V4,   need::ADMIN, need::READ,  Query lookup;
+    "config.set",           Both, need::ADMIN, need::ADMIN, Store set;
+    "config.patch",         Both, need::ADMIN, need::ADMIN, Store patch;
+    "config.apply",         Both, need::ADMIN, need::ADMIN, Store apply;
+}
+
+/// File in the state directory that says what was last written, for whoever looks after a restart.
+const SENTINEL_FILE: &str = "restart-sentinel.json";
+
+fn get(cx: QueryCx<'_>, _params: Nothing) -> Result<Value, RpcError> {
+    let stored = load::inspect(&cx.snapshot.load_inputs).map_err(unreadable)?;
+    Ok(snapshot::payload(&stored, cx.call.protocol(), &cx.snapshot.config.document.hash))
+}
+
+fn unreadable(error: ConfigError) -> RpcError {
+    RpcError::unavailable(error.to_string())
+}
+
+fn schema(cx: QueryCx<'_>, _params: Nothing) -> Result<Value, RpcError> {
+    Ok(json_schema::document(hello::RELEASE_V4, cx.call.now_ms))
+}
+
+crate::params! {
+    /// Which key.
+    pub struct LookupParams {
+        path: SchemaPath = "path",
+    }
+}
+
+/// A dotted path in the alphabet of configuration keys.
+#[derive(Debug, Clone)]
+pub struct SchemaPath(String);
+
+impl crate::protocol::params::Param for SchemaPath {
+    fn read(value: &Value, path: &str, issues: &mut crate::protocol::params::Issues) -> Option<Self> {
+        let text = String::read(value, path, issues)?;
+        let known = |c: char| c.is_ascii_alphanumeric() || "_./[]-*".contains(c);
+        if text.is_empty() {
+            issues.wrong(path, "must not have fewer than 1 characters");
+        }
+        if text.is_empty() || !text.chars().all(known) {
+            issues.wrong(path, "must match pattern \"^[A-Za-z0-9_./\\[\\]\\-*]+$\"");
+            return None;
+        }
+        Some(SchemaPath(text))
+    }
+}
+
+fn lookup(_cx: QueryCx<'_>, params: LookupParams) -> Result<Value, RpcError> {
+    json_schema::lookup(&params.path.0).ok_or_else(|| RpcError::invalid("config schema path not found"))
+}
+
+crate::params! {
+    /// A whole document.
+    pub struct SetParams {
+        raw: NonEmpty = "raw",
+        base_hash: Option<NonEmpty> = "baseHash",
+    }
+}
+
+crate::params! {
+    /// A change, and what to say of it.
+    pub struct ChangeParams {
+        raw: NonEmpty = "raw",
+        base_hash: Option<NonEmpty> = "baseHash",
+        session_key: Option<String> = "sessionKey",
+        note: Option<String> = "note",
+        restart_delay_ms: Option<Count> = "restartDelayMs",
+        @v4 {
+            delivery_context: Option<crate::protocol::params::Object> = "deliveryContext",
+            replace_paths: Option<Vec<NonEmpty>> = "replacePaths",
+        }
+    }
+}
+
+fn set(cx: StoreCx<'_>, params: SetParams) -> Result<(Value, Vec<Fact>), StoreError> {
+    let planned = write(&cx, EditMethod::Set, &params.raw, params.base_hash.as_ref(), &[])?;
+    let answer = written(&planned);
+    Ok((answer, vec![taken_over(&cx, planned)]))
+}
+
+fn patch(cx: StoreCx<'_>, params: ChangeParams) -> Result<(Value, Vec<Fact>), StoreError> {
+    change(cx, EditMethod::Patch, params)
+}
+
+fn apply(cx: StoreCx<'_>, params: ChangeParams) -> Result<(Value, Vec<Fact>), StoreError> {
+    change(cx, EditMethod::Apply, params)
+}
+
+fn change(cx: StoreCx<'_>, method: EditMethod, params: ChangeParams) -> Result<(Value, Vec<Fact>), StoreError> {
+    let replace: Vec<String> = params.replace_paths.unwrap_or_default().into_iter().map(|path| path.0).collect();
+    let planned = write(&cx, method, &params.raw, params.base_hash.as_ref(), &replace)?;
+    let plan = changes::plan(&planned.changes, cx.snapshot.config.settings.gateway.reload.mode);
+    let (kind, name) = match method {
+        EditMethod::Patch => ("config-patch", "config.patch"),
+        EditMethod::Apply | EditMethod::Set => ("config-apply", "config.apply"),
+    };
+    let mut stats = json!({ "mode": name, "root": planned.document.path });
+    if cx.call.protocol() == Protocol::V4 {
+        stats["requiresRestart"] = json!(!plan.restart.is_empty());
+    }
+    let mut payload = json!({
+        "kind": kind,
+        "status": "ok",
+        "ts": cx.call.now_ms,
+        "message": params.note,
+        "doctorHint": "Run: openclaw-rs doctor --non-interactive",
+        "stats": stats,
+    });
+    if let Some(key) = params.session_key {
+        payload["sessionKey"] = json!(key);
+    }
+    let path = cx.snapshot.config.state_dir.join(SENTINEL_FILE);
+    let persisted = files::replace(&path, &payload.to_string(), None).is_ok();
+    let mut answer = written(&planned);
+    match cx.call.protocol() {
+        Protocol::V3 => {
+            // What can be taken over live is; what cannot waits for the next start, and the log says which.
+            answer["restart"] = json!({
+                "ok": true,
+                "pid": std::process::id(),
+                "signal": "SIGHUP",
+                "delayMs": 0,
+                "reason": name,
+                "mode": "reload",
+                "coalesced": false,
+                "cooldownMsApplied": 0,
+            });
+            answer["sentinel"] = json!({ "path": path, "payload": payload });
+        }
+        Protocol::V4 => {
+            answer["hash"] = json!(planned.document.hash);
+            let paths: Vec<String> = planned.changes.iter().map(|change| change.path.to_string()).collect();
+            answer["changedPaths"] = json!(paths);
+            answer["sentinel"] = json!({ "persisted": persisted, "payload": payload });
+        }
+    }
+    Ok((answer, vec![taken_over(&cx, planned)]))
+}
+
+/// Plans the change against the document as it is on disk, and writes it.
+fn write(
+    cx: &StoreCx<'_>,
+    method: EditMethod,
+    raw: &NonEmpty,
+    base_hash: Option<&NonEmpty>,
+    replace_paths: &[String],
+) -> Result<Planned, StoreError> {
+    let protocol = cx.call.protocol();
+    let stored = load::inspect(&cx.snapshot.load_inputs).map_err(unreadable)?;
+    let request =
+        Request { method, protocol, raw: &raw.0, base_hash: base_hash.map(|hash| hash.0.as_str()), replace_paths };
+    let planned = load::plan(&stored, &request).map_err(|error| error.to_rpc(protocol))?;
+    cx.db.audit_append(&AuditRecord {
+        at_ms: cx.call.now_ms,
+        actor: cx.call.caller.actor(),
+        address: Some(cx.call.caller.address.to_string()),
+        action: cx.call.method.to_owned(),
+        resource: planned.changes.iter().map(|change| change.path.to_string()).collect::<Vec<_>>().join(","),
+        outcome: "ok".to_owned(),
+        request_id: Some(cx.call.id.clone()),
+        detail: None,
+    })?;
+    load::commit(&planned).map_err(|error| match error {
+        ConfigError::Raced { .. } => RpcError::invalid("config changed since last load; re-run config.get and retry"),
+        other => RpcError::unavailable(other.to_string()),
+    })?;
+    Ok(planned)
+}
+
+fn written(planned: &Planned) -> Value {
+    json!({ "ok": true, "path": planned.document.path, "config": redact::value(&planned.document.config) })
+}
+
+/// The written document, for the loop to take over.
+fn taken_over(cx: &StoreCx<'_>, planned: Planned) -> Fact {
+    let Planned { document, settings, .. } = planned;
+    Fact::Config(Box::new(Loaded { document, settings, state_dir: cx.snapshot.config.state_dir.clone() }))
+}
