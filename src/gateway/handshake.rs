@@ -329,7 +329,7 @@ impl Gateway {
             admitted.device = None;
             return Ok(Verdict::Hello(Box::new(admitted)));
         }
-        let profile = Profile::of(params, who.address);
+        let profile = Profile::of(params, who.address, caller.role);
         let ask = Ask {
             device_id: &device.id,
             public_key: &device.public_key,
@@ -355,6 +355,9 @@ impl Gateway {
         };
         record.profile = profile;
         record.last_seen_at_ms = now.wall_ms;
+        if caller.admission == Admission::DeviceToken {
+            record.used_token(caller.role, now.wall_ms);
+        }
         let minted = record.ensure_token(caller.role, &caller.scopes, now.wall_ms);
         let must_wait = minted || admitted.approved.is_some();
         admitted.before = before;

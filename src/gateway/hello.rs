@@ -8,8 +8,10 @@ use super::Gateway;
 use super::clients::Caller;
 use super::pairing::Token;
 use super::table;
+use crate::protocol::connect::ClientId;
 use crate::protocol::error::RpcError;
 use crate::protocol::frame::Json;
+use crate::protocol::scope::Role;
 use crate::protocol::version::Protocol;
 use crate::protocol::{BUFFERED_BYTES_MAX, FRAME_BYTES_MAX};
 use crate::runtime::clock::Now;
@@ -21,6 +23,9 @@ pub const CAP_MODEL_CATALOG: &str = "model-catalog-snapshot";
 pub const RELEASE_V4: &str = "2026.9.6";
 /// Version told to protocol 3 clients: what upstream's own package of that release says.
 pub const RELEASE_V3: &str = "dev";
+
+/// Names this build to protocol 4 clients.
+const BUILD_ID: &str = concat!("openclaw-rs-", env!("CARGO_PKG_VERSION"));
 
 /// Largest attachment of a message in bytes, decoded: base64 of it still fits a frame.
 pub const ATTACHMENT_BYTES_MAX: usize = 19_464_192;
@@ -66,20 +71,36 @@ pub fn hello(gateway: &Gateway, now: Now, caller: &Caller, device: Option<Device
             }
         }
         Protocol::V4 => {
-            // Saying "configured" keeps the Control UI from reloading itself over a build it cannot match.
+            // A page from a configured directory is none of our build, and saying so keeps it from reloading itself.
+            let control_ui = &gateway.config.settings.gateway.control_ui;
+            let source = if control_ui.root.is_some() { "configured" } else { "bundled" };
             out["server"] = json!({
                 "version": RELEASE_V4,
                 "bootId": gateway.boot.id,
-                "controlUiBuildSource": "configured",
+                "controlUiBuildSource": source,
                 "connId": conn_id,
             });
+            if caller.client_id != ClientId::ControlUi {
+                // The Control UI would compare it with its own build, which it can never equal.
+                out["server"]["buildId"] = json!(BUILD_ID);
+            }
             features["capabilities"] = json!([CAP_MODEL_CATALOG]);
             snapshot["suspension"] = json!({ "phase": gateway.phase() });
+            snapshot["appliedConfigHash"] = json!(gateway.config.document.hash);
+            snapshot["updateSchedule"] = json!({ "channel": "stable", "autoEnabled": false });
             let mut auth = json!({
                 "method": caller.admission.as_str(),
                 "role": caller.role.as_str(),
                 "scopes": caller.scopes.names(),
             });
+            if caller.role == Role::Operator {
+                // Names whose drafts are whose in a browser's own store, across tokens and addresses of the gateway.
+                let principal = caller.device_id.as_deref().unwrap_or("shared");
+                auth["recoveryScope"] = json!(gateway.token_key.recovery_scope(principal));
+                if caller.device_id.is_some() {
+                    auth["recoveryMigrationAllowed"] = json!(true);
+                }
+            }
             if let Some(DeviceToken { secret, token }) = device {
                 auth["deviceToken"] = json!(secret);
                 auth["issuedAtMs"] = json!(token.rotated_at_ms.unwrap_or(token.created_at_ms));
@@ -87,6 +108,9 @@ pub fn hello(gateway: &Gateway, now: Now, caller: &Caller, device: Option<Device
             out["auth"] = auth;
             policy["attachments"] =
                 json!({ "maxBytes": ATTACHMENT_BYTES_MAX, "maxImageBytes": ATTACHMENT_IMAGE_BYTES_MAX });
+            // One owner's gateway: every session is seen by every operator of it.
+            policy["allowedSessionVisibilities"] = json!(["shared"]);
+            policy["hasMultipleSessionSharingIdentities"] = json!(false);
         }
     }
     out["features"] = features;

@@ -28,6 +28,8 @@ use crate::store::idempotency::{IDEMPOTENCY_ROWS_MAX, IDEMPOTENCY_TTL_MS};
 
 /// Messages on their way at once; one more is refused as busy.
 pub const MESSAGES_MAX: usize = 256;
+/// Who may wait for one message; a sender that repeats itself more often is told to wait.
+pub const WAITERS_MAX: usize = 16;
 /// Bytes of the judged text kept with a decision.
 pub const PREVIEW_BYTES_MAX: usize = 160;
 
@@ -137,10 +139,8 @@ impl Inbound {
 
 /// What `chat.send` finds when it looks for its key.
 pub(super) enum Known {
-    /// Nothing: it is new.
+    /// Nothing: it is new, or it is being accepted at this moment.
     New,
-    /// The same message is being accepted.
-    InFlight,
     /// Its run ended: the answer to repeat.
     Past(Value),
 }
@@ -148,9 +148,6 @@ pub(super) enum Known {
 impl Gateway {
     /// Looks for a run by its id.
     pub(super) fn known_run(&self, run_id: &str, now_ms: i64) -> Known {
-        if self.inbound.on_their_way.values().any(|way| way.message.run_id == run_id) {
-            return Known::InFlight;
-        }
         match self.inbound.past.get(run_id).filter(|run| run.expires_ms > now_ms) {
             Some(run) => Known::Past(serde_json::from_str(&run.response).unwrap_or(Value::Null)),
             None => Known::New,
@@ -163,7 +160,11 @@ impl Gateway {
     /// `UNAVAILABLE`, retryable, when [`MESSAGES_MAX`] are on their way.
     pub(super) fn receive(&mut self, message: Message, waiter: Waiter) -> Result<(), RpcError> {
         if let Some(ticket) = self.inbound.same(&message) {
+            // The second to ask waits as long as the first: until it is on disk, nothing may be said of it.
             if let Some(way) = self.inbound.on_their_way.get_mut(&ticket) {
+                if way.waiters.len() >= WAITERS_MAX {
+                    return Err(RpcError::busy("this message is being accepted", super::dispatch::BUSY_RETRY_MS));
+                }
                 way.waiters.push(waiter);
             }
             return Ok(());
@@ -244,7 +245,16 @@ impl Gateway {
         let OnItsWay { message, request, waiters, decision } = way;
         let Some(decision) = decision else { return };
         let stored = match accepted {
-            Accepted::Before => {
+            // Saying "ok" to a second delivery of what was blocked would be a way to have it believed.
+            Accepted::Before { was_blocked: true } => {
+                let error = RpcError::invalid("blocked by the defender when it was first delivered")
+                    .with_details(json!({ "code": "BLOCKED_BY_DEFENDER" }));
+                for waiter in waiters {
+                    self.tell_waiter(waiter, Err(error.clone()));
+                }
+                return;
+            }
+            Accepted::Before { was_blocked: false } => {
                 let answer = json!({ "runId": message.run_id, "status": "ok" });
                 for waiter in waiters {
                     self.tell_waiter(waiter, Ok(Receipt { message: &message, decision: None, answer: &answer }));
@@ -269,9 +279,11 @@ impl Gateway {
             Waiter::Call { key_as_sent, .. } => Some(key_as_sent.clone()),
             Waiter::Hook { .. } => None,
         });
-        let answer = json!({ "runId": message.run_id, "status": "started" });
-        for waiter in waiters {
-            let receipt = Receipt { message: &message, decision: Some(&decision), answer: &answer };
+        let started = json!({ "runId": message.run_id, "status": "started" });
+        let again = json!({ "runId": message.run_id, "status": "in_flight" });
+        for (idx, waiter) in waiters.into_iter().enumerate() {
+            let answer = if idx == 0 { &started } else { &again };
+            let receipt = Receipt { message: &message, decision: Some(&decision), answer };
             self.tell_waiter(waiter, Ok(receipt));
         }
         if let Some(added) = stored.added {

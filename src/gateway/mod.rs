@@ -29,7 +29,10 @@ pub mod pairing;
 pub mod presence;
 pub mod records;
 pub mod reload;
+
 pub mod routes;
+#[cfg(test)]
+mod simulation;
 pub mod table;
 
 use std::collections::{BTreeMap, VecDeque};

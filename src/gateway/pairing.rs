@@ -35,6 +35,11 @@ impl TokenKey {
         TokenKey(hmac::Key::new(hmac::HMAC_SHA256, bytes))
     }
 
+    /// A name for what `principal` keeps on its own machine; opaque, and the same as long as the state directory is.
+    pub fn recovery_scope(&self, principal: &str) -> String {
+        URL_SAFE_NO_PAD.encode(hmac::sign(&self.0, format!("recovery-scope|{principal}").as_bytes()).as_ref())
+    }
+
     fn derive(&self, device_id: &str, role: &str, salt: &str) -> String {
         let tag = hmac::sign(&self.0, format!("device-token|{device_id}|{role}|{salt}").as_bytes());
         URL_SAFE_NO_PAD.encode(tag.as_ref())
@@ -91,13 +96,17 @@ pub struct Profile {
 
 impl Profile {
     /// From a connect. A loopback address says nothing and is left out, as upstream does.
-    pub fn of(params: &ConnectParams, address: std::net::IpAddr) -> Profile {
+    ///
+    /// A node that does not say its family gets that of its platform, as protocol 4's gateway does.
+    pub fn of(params: &ConnectParams, address: std::net::IpAddr, role: Role) -> Profile {
         let client = &params.client;
+        let implied = (role == Role::Node && client.platform.0.trim().to_ascii_lowercase().starts_with("linux"))
+            .then(|| "Linux".to_owned());
         let text = |value: &Option<crate::protocol::params::NonEmpty>| value.as_ref().map(|v| v.0.clone());
         Profile {
             display_name: text(&client.display_name),
             platform: Some(client.platform.0.clone()),
-            device_family: text(&client.device_family),
+            device_family: text(&client.device_family).or(implied),
             client_id: Some(client.id.as_str().to_owned()),
             client_mode: Some(client.mode.as_str().to_owned()),
             remote_ip: (!address.is_loopback()).then(|| address.to_string()),
@@ -174,6 +183,13 @@ impl Paired {
             }),
         }
         self.tokens.sort_by(|a, b| a.role.cmp(&b.role));
+    }
+
+    /// Notes that the token of `role` admitted somebody.
+    pub fn used_token(&mut self, role: Role, now_ms: i64) {
+        if let Some(token) = self.token_mut(role) {
+            token.last_used_at_ms = Some(now_ms);
+        }
     }
 
     /// The live token for `role`.

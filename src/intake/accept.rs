@@ -16,7 +16,10 @@ pub enum Accepted {
     /// It is new and on disk.
     New(Box<Stored>),
     /// It had been delivered before; nothing was written.
-    Before,
+    Before {
+        /// What came of it then.
+        was_blocked: bool,
+    },
 }
 
 /// A new message on disk.
@@ -55,7 +58,10 @@ pub fn accept(
         body: &body,
         received_ms: message.received_ms,
     };
-    let Inboxed::New(inbox_id) = db.inbox_accept(&inbound)? else { return Ok(Accepted::Before) };
+    let inbox_id = match db.inbox_accept(&inbound)? {
+        Inboxed::New(inbox_id) => inbox_id,
+        Inboxed::Existing(row) => return Ok(Accepted::Before { was_blocked: row.state == InboxState::Quarantined }),
+    };
     db.decision_record(&NewDecision {
         at_ms: now_ms,
         request_id: message.run_id.clone(),

@@ -218,11 +218,6 @@ fn send(gateway: &mut Gateway, call: &Call, params: SendParams) -> Result<(), Rp
     }
     match gateway.known_run(&run_id, call.now_ms) {
         Known::New => {}
-        Known::InFlight => {
-            let answer = Json::of(&json!({ "runId": run_id, "status": "in_flight" }))?;
-            gateway.answer_request(call.conn(), &call.id, Ok(answer));
-            return Ok(());
-        }
         Known::Past(response) => {
             repeat(gateway, call, &response)?;
             return Ok(());
