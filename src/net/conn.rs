@@ -5,29 +5,18 @@
 
 use std::io::{self, Read as _};
 use std::net::Shutdown;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use mio::net::TcpStream;
 
 use super::crowd::Standing;
 use super::deadlines::Armed;
 use super::http1::{Ends, Http};
-use super::limits::{Limits, PeerKey};
+use super::limits::{Clocks, Limits, PeerKey};
 use super::outbox::{Outbox, READ_PAUSE_BYTES};
 use super::ws;
 use crate::gateway::Gone;
 use crate::protocol::{ConnId, FRAME_BYTES_MAX, FRAME_BYTES_MAX_BEFORE_HELLO};
-
-/// How often an admitted client is pinged (upstream's number).
-pub(super) const PING_INTERVAL: Duration = Duration::from_secs(25);
-/// How long it may take to answer, from when the ping has left; then the socket is dropped.
-pub(super) const PONG_TIME_MAX: Duration = Duration::from_secs(25);
-/// How long a message may take from its first byte to its last; then close 1008.
-pub(super) const MESSAGE_TIME_MAX: Duration = Duration::from_secs(120);
-/// How long a peer may take not a single byte of what waits for it; then the socket is dropped.
-pub(super) const WRITE_STALL_MAX: Duration = Duration::from_secs(120);
-/// How long to wait for the peer to close after we did.
-pub(super) const CLOSE_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// One connection.
 pub(super) struct Conn {
@@ -200,22 +189,22 @@ impl Conn {
     }
 
     /// Says everything is said, and waits for the peer to see it.
-    pub(super) fn linger(&mut self, now: Instant) {
+    pub(super) fn linger(&mut self, until: Instant) {
         // Fails only when the peer is gone already, and then so will be the socket.
         let _ = self.stream.shutdown(Shutdown::Write);
         self.held = Vec::new();
         self.readable = true;
-        self.machine = Machine::Lingering(now + CLOSE_WAIT_MAX);
+        self.machine = Machine::Lingering(until);
     }
 
     /// When to look at this connection although nothing happened on it.
     pub(super) fn deadline(&self, limits: &Limits) -> Option<Instant> {
         let machine = match &self.machine {
             Machine::Http(http) => http.deadline(&limits.bodies),
-            Machine::WebSocket(socket) => socket.deadline(),
+            Machine::WebSocket(socket) => socket.deadline(&limits.clocks),
             Machine::Lingering(until) => Some(*until),
         };
-        let stall = self.stalled_since.map(|since| since + WRITE_STALL_MAX);
+        let stall = self.stalled_since.map(|since| since + limits.clocks.write_stall_max);
         [machine, stall].into_iter().flatten().min()
     }
 }
@@ -231,9 +220,9 @@ impl WebSocket {
     }
 
     /// `connect` was accepted.
-    pub(super) fn admit(&mut self, now: Instant) {
+    pub(super) fn admit(&mut self, ping_at: Instant) {
         self.reader.set_message_bytes_max(FRAME_BYTES_MAX);
-        self.phase = Phase::Admitted(Keepalive::PingAt(now + PING_INTERVAL));
+        self.phase = Phase::Admitted(Keepalive::PingAt(ping_at));
     }
 
     pub(super) fn is_admitted(&self) -> bool {
@@ -244,14 +233,14 @@ impl WebSocket {
         matches!(self.phase, Phase::Closing(_))
     }
 
-    fn deadline(&self) -> Option<Instant> {
+    fn deadline(&self, clocks: &Clocks) -> Option<Instant> {
         let phase = match &self.phase {
             Phase::Handshake(by) => Some(*by),
             Phase::Admitted(Keepalive::PingAt(at) | Keepalive::PongBy(at)) => Some(*at),
             Phase::Admitted(Keepalive::Leaving) => None,
             Phase::Closing(closing) => return Some(closing.until),
         };
-        let partial = self.partial_since.map(|since| since + MESSAGE_TIME_MAX);
+        let partial = self.partial_since.map(|since| since + clocks.message_time_max);
         [phase, partial].into_iter().flatten().min()
     }
 }

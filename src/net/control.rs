@@ -16,7 +16,7 @@ use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -87,8 +87,6 @@ struct Desk {
     sender: LoopSender,
     pulse: Arc<Pulse>,
     address: SocketAddr,
-    /// Requests being worked on.
-    busy: AtomicUsize,
 }
 
 impl Control {
@@ -103,7 +101,7 @@ impl Control {
         keep_silent_peers_waiting(&listener).map_err(failed)?;
         let stopping = Arc::new(AtomicBool::new(false));
         let stop = Arc::clone(&stopping);
-        let desk = Arc::new(Desk { sender, pulse, address, busy: AtomicUsize::new(0) });
+        let desk = Arc::new(Desk { sender, pulse, address });
         let body = move || serve(&listener, &desk, &stop);
         let thread = threads::spawn("control", threads::STACK_BYTES, body)
             .map_err(|source| NetError::Thread { name: "control", source })?;
@@ -173,9 +171,7 @@ fn answer_requests(server: &HttpServer, desk: &Desk, stopping: &AtomicBool) {
 impl Desk {
     fn answer(&self, mut request: Request) {
         metrics::CONTROL_REQUESTS.increment();
-        self.busy.fetch_add(1, Ordering::AcqRel);
         let response = self.respond(&mut request);
-        self.busy.fetch_sub(1, Ordering::AcqRel);
         let mut out = Response::from_data(response.body).with_status_code(StatusCode(response.status));
         for (name, value) in &response.headers {
             if let Ok(header) = Header::from_bytes(name.as_bytes(), value.as_bytes()) {
@@ -313,4 +309,138 @@ fn keep_silent_peers_waiting(listener: &TcpListener) -> io::Result<()> {
 pub(super) fn refuse(stream: &mut TcpStream, refusal: Refusal, wall_ms: i64) {
     let bytes = response::encode(&refusal.response(), response::BodyPart::Written, false, wall_ms);
     let _ = stream.write(&bytes);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream as StdStream;
+
+    use super::*;
+    use crate::net::mailbox::{Mailbox, Post};
+
+    /// A control port and the loop's end of its questions, of which nothing is answered unless the test does.
+    struct Port {
+        control: Control,
+        mailbox: Mailbox,
+    }
+
+    impl Port {
+        fn start(pulse: Pulse) -> Port {
+            let poll = mio::Poll::new().unwrap();
+            let (mailbox, sender) = Mailbox::new(&poll).unwrap();
+            let address = "127.0.0.1:0".parse().unwrap();
+            Port { control: Control::start(address, sender, Arc::new(pulse)).unwrap(), mailbox }
+        }
+
+        fn waiting() -> Port {
+            Port::start(Pulse::new(Instant::now()))
+        }
+
+        fn send(&self, request: &str) -> StdStream {
+            let mut stream = StdStream::connect(self.control.address()).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            stream.write_all(request.as_bytes()).unwrap();
+            stream
+        }
+
+        fn exchange(&self, request: &str) -> String {
+            read_all(self.send(request))
+        }
+
+        fn stop(self) {
+            assert!(self.control.stop(Instant::now() + STOP_TIME_MAX));
+        }
+    }
+
+    fn read_all(mut stream: StdStream) -> String {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    fn get(path: &str) -> String {
+        format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    }
+
+    #[track_caller]
+    fn check(answer: &str, status: u16, body: &str) {
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        assert!(answer.contains("Cache-Control: no-store\r\n"), "{answer}");
+        assert!(answer.contains("X-Content-Type-Options: nosniff\r\n"), "{answer}");
+        assert!(answer.contains(&format!("Content-Length: {}\r\n", answer.split("\r\n\r\n").nth(1).unwrap().len())));
+        assert!(answer.ends_with(body), "{answer}");
+    }
+
+    #[test]
+    fn health_is_for_anyone_and_says_when_the_loop_is_stuck() {
+        let port = Port::waiting();
+        let answer = port.exchange(&get("/health"));
+        check(&answer, 200, "}");
+        assert!(answer.contains(r#"{"ok":true,"uptimeMs":"#), "{answer}");
+        port.stop();
+
+        let started = Instant::now().checked_sub(STUCK_TIME * 3).unwrap();
+        let pulse = Pulse::new(started);
+        pulse.begin_turn(started + STUCK_TIME);
+        let port = Port::start(pulse);
+        let answer = port.exchange(&get("/health"));
+        check(&answer, 503, "}");
+        assert!(answer.contains(r#"{"ok":false,"loop":"stuck","busyMs":"#), "{answer}");
+        port.stop();
+    }
+
+    #[test]
+    fn an_unknown_route_and_a_wrong_verb_are_told_apart() {
+        let port = Port::waiting();
+        check(&port.exchange(&get("/no\"where?x=1")), 404, r#"{"ok":false,"error":"not_found","path":"/no\"where"}"#);
+        let answer = port.exchange(&get("/rpc"));
+        check(&answer, 405, r#"{"ok":false,"error":"method_not_allowed"}"#);
+        assert!(answer.contains("Allow: POST\r\n"), "{answer}");
+        let answer =
+            port.exchange("POST /status HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+        check(&answer, 405, r#"{"ok":false,"error":"method_not_allowed"}"#);
+        assert!(answer.contains("Allow: GET, HEAD\r\n"), "{answer}");
+        port.stop();
+    }
+
+    #[test]
+    fn the_core_answers_the_rest_with_the_headers_it_was_sent() {
+        let mut port = Port::waiting();
+        let stream = port.send(
+            "POST /rpc?a=b HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer s\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc",
+        );
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let question = loop {
+            assert!(Instant::now() < deadline, "nothing is asked");
+            if port.mailbox.begin_turn() > 0
+                && let Some(Post::Ask(question)) = port.mailbox.take()
+            {
+                break question;
+            }
+            std::thread::yield_now();
+        };
+        let request = &question.request;
+        assert_eq!(
+            (request.method.as_str(), request.target.as_str(), &request.body[..]),
+            ("POST", "/rpc?a=b", &b"abc"[..])
+        );
+        assert_eq!(request.header("authorization"), Some("Bearer s"));
+        assert_eq!(request.local, port.control.address());
+        assert!(request.peer.ip().is_loopback());
+        question.answer.send(json(401, "no".to_owned())).unwrap();
+        check(&read_all(stream), 401, "no");
+        port.stop();
+    }
+
+    #[test]
+    fn a_body_over_the_limit_is_not_asked_about() {
+        let port = Port::waiting();
+        let body = "x".repeat(BODY_BYTES_MAX + 1);
+        let head = "POST /rpc HTTP/1.1\r\nHost: x\r\nConnection: close\r\n";
+        let sized = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
+        check(&port.exchange(&sized), 413, r#"{"ok":false,"error":"payload too large"}"#);
+        let chunked = format!("{head}Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
+        check(&port.exchange(&chunked), 413, r#"{"ok":false,"error":"payload too large"}"#);
+        port.stop();
+    }
 }

@@ -1,18 +1,25 @@
 //! Carrying out what the core wants.
 
-use super::conn::{CLOSE_WAIT_MAX, Closing, Machine, Phase};
+use super::conn::{Closing, Machine, Phase};
 use super::core::Core;
 use super::crowd::Standing;
 use super::http1::Refusal;
-use super::outbox::Queued;
+use super::outbox::{Queued, Room};
 use super::server::{Ended, Server};
 use super::{tokens, ws};
 use crate::gateway::http::HttpResponse;
 use crate::gateway::{Effect, Event, Gone};
 use crate::log_limited;
 use crate::protocol::frame::OutFrame;
-use crate::protocol::{ConnId, close};
+use crate::protocol::{BUFFERED_BYTES_MAX, ConnId, close};
 use crate::runtime::metrics;
+
+/// Bytes waiting to be sent to all peers together. Over it no peer may owe more than [`OUT_SHARE_BYTES`], and HTTP
+/// requests are answered 503: a crowd of slow readers costs each of them, not the process.
+pub(super) const OUT_BYTES_TOTAL_MAX: usize = 128 * 1024 * 1024;
+/// What each peer may owe then.
+const OUT_SHARE_BYTES: usize = 1024 * 1024;
+const _: () = assert!(BUFFERED_BYTES_MAX < OUT_BYTES_TOTAL_MAX);
 
 impl<C: Core> Server<C> {
     /// Hands an event to the core and does what it wants, until it wants nothing more.
@@ -59,18 +66,21 @@ impl<C: Core> Server<C> {
     }
 
     fn send(&mut self, id: ConnId, frame: OutFrame) {
-        let events_max = self.limits.event_queue_frames_max;
+        let room = Room {
+            events_max: self.limits.event_queue_frames_max,
+            bytes_max: if self.totals.out_bytes > OUT_BYTES_TOTAL_MAX { OUT_SHARE_BYTES } else { BUFFERED_BYTES_MAX },
+        };
         let Some(conn) = self.conns.get_mut(id) else { return };
         let Machine::WebSocket(socket) = &conn.machine else { return };
         if socket.is_closing() {
             return;
         }
         // What waits may only be waiting for the end of this turn: who takes it now is not slow.
-        if conn.out.is_full(events_max) && conn.writable {
+        if conn.out.is_full(room) && conn.writable {
             self.flush(id);
         }
         let Some(conn) = self.conns.get_mut(id) else { return };
-        match conn.out.push_frame(frame, events_max) {
+        match conn.out.push_frame(frame, room) {
             Queued::Yes => {
                 metrics::FRAMES_OUT.increment();
                 self.list_dirty(id);
@@ -89,7 +99,7 @@ impl<C: Core> Server<C> {
 
     /// Begins to close a WebSocket: what is queued leaves first.
     pub(super) fn close(&mut self, id: ConnId, code: u16, reason: &str) {
-        let until = self.now.mono + CLOSE_WAIT_MAX;
+        let until = self.now.mono + self.limits.clocks.close_wait_max;
         let Some(conn) = self.conns.get_mut(id) else { return };
         let Machine::WebSocket(socket) = &mut conn.machine else { return };
         if socket.is_closing() {
@@ -103,13 +113,13 @@ impl<C: Core> Server<C> {
     }
 
     fn admit(&mut self, id: ConnId) {
-        let now = self.now.mono;
+        let ping_at = self.now.mono + self.limits.clocks.ping_interval;
         let Some(conn) = self.conns.get_mut(id) else { return };
         let Machine::WebSocket(socket) = &mut conn.machine else { return };
         if socket.is_closing() || socket.is_admitted() {
             return;
         }
-        socket.admit(now);
+        socket.admit(ping_at);
         self.stand(id, Standing::Admitted);
         self.arm(id);
     }

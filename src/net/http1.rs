@@ -32,8 +32,6 @@ pub const HEADERS_MAX: usize = 100;
 pub const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
 /// How long a connection may be silent between two requests before it is closed.
 pub const KEEP_ALIVE_TIME_MAX: Duration = Duration::from_secs(30);
-/// Empty lines skipped before a request line (RFC 9112, 2.2 asks for at least one).
-const BLANK_BYTES_MAX: usize = 8;
 
 /// The limits of a body that depend on settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -241,7 +239,7 @@ impl Http {
     }
 
     fn step_head(&mut self, now: Instant, limits: &BodyLimits) -> Result<Step, Refusal> {
-        self.skip_blank_lines()?;
+        self.skip_blank_lines();
         if self.input.is_empty() {
             return Ok(Step::Starved);
         }
@@ -356,17 +354,15 @@ impl Http {
         expired
     }
 
-    fn skip_blank_lines(&mut self) -> Result<(), Refusal> {
+    /// Empty lines before a request line (RFC 9112, 2.2 asks to skip one). They start no clock anew.
+    fn skip_blank_lines(&mut self) {
         let blank = self.input.iter().take_while(|b| matches!(b, b'\r' | b'\n')).count();
-        if blank > BLANK_BYTES_MAX {
-            return Err(head::MALFORMED);
-        }
         // A lone CR may be half of a line end: it stays until its other half is there.
         let whole = if self.input[..blank].ends_with(b"\r") { blank - 1 } else { blank };
         if whole > 0 {
             self.input.drain(..whole);
+            self.searched = 0;
         }
-        Ok(())
     }
 
     /// The length of the head, when its empty line has arrived. Each byte is looked at once.

@@ -65,6 +65,15 @@ pub enum Queued {
     NoRoom,
 }
 
+/// How much may wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Events.
+    pub events_max: usize,
+    /// Bytes.
+    pub bytes_max: usize,
+}
+
 /// How a write went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Written {
@@ -98,8 +107,8 @@ impl Outbox {
     }
 
     /// Whether an event would find no room now.
-    pub fn is_full(&self, events_max: usize) -> bool {
-        self.queued_events >= events_max || self.queued_bytes > BUFFERED_BYTES_MAX
+    pub fn is_full(&self, room: Room) -> bool {
+        self.queued_events >= room.events_max || self.queued_bytes > room.bytes_max
     }
 
     /// Queues bytes as they are.
@@ -123,11 +132,11 @@ impl Outbox {
     }
 
     /// Queues a frame as its class and the room there is allow.
-    pub fn push_frame(&mut self, frame: OutFrame, events_max: usize) -> Queued {
+    pub fn push_frame(&mut self, frame: OutFrame, room: Room) -> Queued {
         let kind = match frame.class {
             FrameClass::Response => Kind::Plain,
-            FrameClass::DropIfSlow if self.is_full(events_max) => return Queued::Skipped,
-            FrameClass::Event if self.is_full(events_max) => return Queued::NoRoom,
+            FrameClass::DropIfSlow if self.is_full(room) => return Queued::Skipped,
+            FrameClass::Event if self.is_full(room) => return Queued::NoRoom,
             FrameClass::Event | FrameClass::DropIfSlow => Kind::Event,
         };
         let (tail, tail_len) = tail_bytes(frame.tail);
@@ -266,20 +275,24 @@ mod tests {
         }
     }
 
+    fn room(events_max: usize) -> Room {
+        Room { events_max, bytes_max: BUFFERED_BYTES_MAX }
+    }
+
     fn frame(text: &str, tail: Tail, class: FrameClass) -> OutFrame {
         OutFrame { body: Body::Shared(Arc::from(text.as_bytes())), tail, class }
     }
 
     #[test]
     fn frames_leave_whole_whatever_the_kernel_takes() {
-        for room in 1..40 {
+        for step in 1..40 {
             let mut outbox = Outbox::default();
             outbox.push_bytes(b"HTTP".to_vec());
-            outbox.push_frame(frame("{\"a\":1", Tail::Seq(7), FrameClass::Event), 256);
-            outbox.push_frame(frame("{}", Tail::None, FrameClass::Response), 256);
+            outbox.push_frame(frame("{\"a\":1", Tail::Seq(7), FrameClass::Event), room(256));
+            outbox.push_frame(frame("{}", Tail::None, FrameClass::Response), room(256));
             let mut sink = Sink { got: Vec::new(), room: 0 };
             while !outbox.is_empty() {
-                sink.room = room;
+                sink.room = step;
                 let written = outbox.write_to(&mut sink).unwrap();
                 assert!(written.bytes > 0);
             }
@@ -292,12 +305,12 @@ mod tests {
     fn a_full_queue_skips_closes_or_grows_by_class() {
         let mut outbox = Outbox::default();
         for n in 0..8 {
-            assert_eq!(outbox.push_frame(frame("{", Tail::Seq(n), FrameClass::Event), 8), Queued::Yes);
+            assert_eq!(outbox.push_frame(frame("{", Tail::Seq(n), FrameClass::Event), room(8)), Queued::Yes);
         }
-        assert_eq!(outbox.push_frame(frame("{", Tail::Seq(8), FrameClass::DropIfSlow), 8), Queued::Skipped);
-        assert_eq!(outbox.push_frame(frame("{", Tail::Seq(9), FrameClass::Event), 8), Queued::NoRoom);
-        assert_eq!(outbox.push_frame(frame("{}", Tail::None, FrameClass::Response), 8), Queued::Yes);
-        assert!(outbox.is_full(8) && !outbox.is_full(9));
+        assert_eq!(outbox.push_frame(frame("{", Tail::Seq(8), FrameClass::DropIfSlow), room(8)), Queued::Skipped);
+        assert_eq!(outbox.push_frame(frame("{", Tail::Seq(9), FrameClass::Event), room(8)), Queued::NoRoom);
+        assert_eq!(outbox.push_frame(frame("{}", Tail::None, FrameClass::Response), room(8)), Queued::Yes);
+        assert!(outbox.is_full(room(8)) && !outbox.is_full(room(9)));
     }
 
     #[test]
@@ -305,17 +318,17 @@ mod tests {
         let mut outbox = Outbox::default();
         let body: Arc<[u8]> = vec![b' '; BUFFERED_BYTES_MAX / 2].into();
         let big = || OutFrame { body: Body::Shared(Arc::clone(&body)), tail: Tail::None, class: FrameClass::Event };
-        assert_eq!(outbox.push_frame(big(), 256), Queued::Yes);
-        assert_eq!(outbox.push_frame(big(), 256), Queued::Yes);
-        assert_eq!(outbox.push_frame(frame("{", Tail::Unnumbered, FrameClass::Event), 256), Queued::NoRoom);
+        assert_eq!(outbox.push_frame(big(), room(256)), Queued::Yes);
+        assert_eq!(outbox.push_frame(big(), room(256)), Queued::Yes);
+        assert_eq!(outbox.push_frame(frame("{", Tail::Unnumbered, FrameClass::Event), room(256)), Queued::NoRoom);
         assert_eq!(Arc::strong_count(&body), 3, "the body is shared, not copied");
     }
 
     #[test]
     fn what_has_begun_to_leave_is_finished() {
         let mut outbox = Outbox::default();
-        outbox.push_frame(frame("{\"a\":1}", Tail::None, FrameClass::Event), 256);
-        outbox.push_frame(frame("{\"b\":1}", Tail::None, FrameClass::Event), 256);
+        outbox.push_frame(frame("{\"a\":1}", Tail::None, FrameClass::Event), room(256));
+        outbox.push_frame(frame("{\"b\":1}", Tail::None, FrameClass::Event), room(256));
         let mut sink = Sink { got: Vec::new(), room: 3 };
         outbox.write_to(&mut sink).unwrap();
         outbox.clear_unsent();

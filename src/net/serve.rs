@@ -1,9 +1,10 @@
 //! Serving one connection: read, let its machine take the bytes apart, hand what is complete to the core, send.
 
 use super::conn::is_foreign_proxy;
-use super::conn::{CLOSE_WAIT_MAX, Closing, Got, Keepalive, Machine, PING_INTERVAL, PONG_TIME_MAX, Phase, WebSocket};
+use super::conn::{Closing, Got, Keepalive, Machine, Phase, WebSocket};
 use super::core::Core;
 use super::crowd::Standing;
+use super::effects::OUT_BYTES_TOTAL_MAX;
 use super::http1::{AcceptKey, Refusal, Step, response};
 use super::server::{Ended, Server, is_stranger};
 use super::ws::{self, Incoming, Violation};
@@ -104,7 +105,8 @@ impl<C: Core> Server<C> {
     fn request(&mut self, id: ConnId, request: Box<HttpRequest>) {
         metrics::HTTP_REQUESTS.increment();
         self.stand(id, Standing::Http);
-        if self.totals.http_waiting >= self.limits.http_concurrency_max {
+        let full = self.totals.http_waiting >= self.limits.http_concurrency_max;
+        if full || self.totals.out_bytes > OUT_BYTES_TOTAL_MAX {
             metrics::HTTP_SHED.increment();
             let busy = Refusal { status: 503, reason: "too many requests are waiting" };
             self.reply(id, &busy.response());
@@ -189,7 +191,7 @@ impl<C: Core> Server<C> {
                 }
                 Ok(Some(Incoming::Pong)) => {
                     if let Phase::Admitted(keepalive @ Keepalive::PongBy(_)) = &mut socket.phase {
-                        *keepalive = Keepalive::PingAt(now + PING_INTERVAL);
+                        *keepalive = Keepalive::PingAt(now + self.limits.clocks.ping_interval);
                     }
                 }
                 Ok(Some(Incoming::Close { code, reason })) => {
@@ -211,7 +213,7 @@ impl<C: Core> Server<C> {
 
     /// The peer sent a close frame: answered with the same, unless it is itself the answer to ours.
     fn peer_closes(&mut self, id: ConnId, code: u16, reason: String) {
-        let until = self.now.mono + CLOSE_WAIT_MAX;
+        let until = self.now.mono + self.limits.clocks.close_wait_max;
         let Some(conn) = self.conns.get_mut(id) else { return };
         let Machine::WebSocket(socket) = &mut conn.machine else { return };
         if let Phase::Closing(closing) = &mut socket.phase {
@@ -261,7 +263,7 @@ impl<C: Core> Server<C> {
                         && let Machine::WebSocket(socket) = &mut conn.machine
                         && let Phase::Admitted(keepalive) = &mut socket.phase
                     {
-                        *keepalive = Keepalive::PongBy(now + PONG_TIME_MAX);
+                        *keepalive = Keepalive::PongBy(now + self.limits.clocks.pong_time_max);
                     }
                 }
                 Err(_) => {
@@ -289,7 +291,7 @@ impl<C: Core> Server<C> {
 
     /// Everything queued has left: ends the connection if that was all. Says whether it is gone.
     fn has_said_all(&mut self, id: ConnId) -> bool {
-        let now = self.now.mono;
+        let until = self.now.mono + self.limits.clocks.close_wait_max;
         let Some(conn) = self.conns.get_mut(id) else { return true };
         match &conn.machine {
             Machine::Http(http) if http.has_ended() => {
@@ -297,7 +299,7 @@ impl<C: Core> Server<C> {
                     self.remove(id);
                     return true;
                 }
-                conn.linger(now);
+                conn.linger(until);
                 self.list_ready(id);
                 false
             }
@@ -333,6 +335,7 @@ impl<C: Core> Server<C> {
             }
         }
         if booked.out_bytes != out_bytes {
+            self.totals.out_bytes = self.totals.out_bytes - booked.out_bytes + out_bytes;
             metrics::OUT_QUEUED_BYTES.add(out_bytes as i64 - booked.out_bytes as i64);
         }
     }
@@ -372,6 +375,7 @@ impl<C: Core> Server<C> {
         let total =
             if is_stranger(conn.standing) { &mut self.totals.stranger_bytes } else { &mut self.totals.admitted_bytes };
         *total -= conn.booked.partial_bytes;
+        self.totals.out_bytes -= conn.booked.out_bytes;
         metrics::PARTIAL_BYTES.add(-(conn.booked.partial_bytes as i64));
         metrics::OUT_QUEUED_BYTES.add(-(conn.booked.out_bytes as i64));
         metrics::CONNECTIONS.set(self.conns.len() as i64);

@@ -14,7 +14,7 @@ use crossbeam_channel::Sender;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll};
 
-use super::conn::{Conn, Keepalive, Machine, PONG_TIME_MAX, Phase, WRITE_STALL_MAX};
+use super::conn::{Conn, Keepalive, Machine, Phase};
 use super::control::{self, Control};
 use super::core::Core;
 use super::crowd::{Crowd, Room, Standing};
@@ -137,6 +137,7 @@ impl Shell {
             doors: self.doors,
             mailbox: self.mailbox,
             signals,
+            signalled: false,
             lanes,
             conns: Conns::default(),
             crowd: Crowd::default(),
@@ -192,7 +193,7 @@ impl Pulse {
         }
     }
 
-    fn begin_turn(&self, now: Instant) {
+    pub(super) fn begin_turn(&self, now: Instant) {
         let ms = u64::try_from(self.uptime(now).as_millis()).unwrap_or(u64::MAX - 1);
         self.busy_since_ms.store(ms + 1, Ordering::Relaxed);
     }
@@ -210,6 +211,8 @@ pub(super) struct Totals {
     pub admitted_bytes: usize,
     /// HTTP requests handed to the core and not answered.
     pub http_waiting: usize,
+    /// Waiting to be sent; a body that several connections share counts for each.
+    pub out_bytes: usize,
 }
 
 /// The loop's state. Its methods are here, in `serve` (connections) and in `effects` (what the core wants).
@@ -223,6 +226,8 @@ pub(super) struct Server<C> {
     pub doors: Doors,
     mailbox: Mailbox,
     signals: Option<Signals>,
+    /// A signal's pipe woke the loop.
+    signalled: bool,
     pub lanes: Lanes,
     pub conns: Conns,
     pub crowd: Crowd,
@@ -286,8 +291,10 @@ impl<C: Core> Server<C> {
                 self.mark(id, event);
             } else if let Some(n) = tokens::listener_of(event.token()) {
                 self.doors.mark_ready(n);
+            } else if event.token() != tokens::WAKER {
+                self.signalled = true;
             }
-            // The waker and the signal pipes are looked at in every turn.
+            // The mailbox knows by itself whether it was woken.
         }
         Ok(())
     }
@@ -322,6 +329,9 @@ impl<C: Core> Server<C> {
     }
 
     fn take_signals(&mut self) {
+        if !std::mem::take(&mut self.signalled) {
+            return;
+        }
         let Some(signals) = &mut self.signals else { return };
         let (stop, reload) = (signals.take_stop(), signals.take_reload());
         if stop {
@@ -448,7 +458,7 @@ impl<C: Core> Server<C> {
             self.arm(id);
             return;
         }
-        if conn.stalled_since.is_some_and(|since| since + WRITE_STALL_MAX <= now) {
+        if conn.stalled_since.is_some_and(|since| since + self.limits.clocks.write_stall_max <= now) {
             log_limited!(Debug, "dropping connection: it takes no bytes conn={}", id.0);
             self.remove(id);
             return;
@@ -478,7 +488,7 @@ impl<C: Core> Server<C> {
                     }
                     // The answer may be among what is left unread while the peer takes no answers of ours.
                     Phase::Admitted(Keepalive::PongBy(by)) if *by <= now && paused => {
-                        *by = now + PONG_TIME_MAX;
+                        *by = now + self.limits.clocks.pong_time_max;
                         self.arm(id);
                     }
                     Phase::Admitted(Keepalive::PongBy(by)) if *by <= now => {

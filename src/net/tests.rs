@@ -8,11 +8,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use tungstenite::protocol::frame::coding::CloseCode;
+use tungstenite::protocol::frame::Frame;
+use tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
 use tungstenite::{Message, WebSocket};
 
 use super::core::Core;
 use super::lanes::StoreLane;
+use super::limits::Clocks;
 use super::server::{ExitReason, Setup, Shell};
 use super::{Limits, crowd, http1};
 use crate::gateway::effect::{Done, Job, Origin, Report, Work};
@@ -335,6 +337,78 @@ fn who_does_not_connect_in_time_is_closed_without_a_word() {
     assert_eq!(hear(&mut admitted), "admitted");
     say(&mut admitted, "still here");
     assert_eq!(hear(&mut admitted), "still here");
+}
+
+/// Limits whose clocks run fast.
+fn hasty(change: impl FnOnce(&mut Clocks)) -> Limits {
+    let mut limits = Limits::default();
+    change(&mut limits.clocks);
+    limits
+}
+
+fn admitted(host: &Host) -> WebSocket<TcpStream> {
+    let mut socket = host.websocket();
+    say(&mut socket, "admit");
+    assert_eq!(hear(&mut socket), "admitted");
+    socket
+}
+
+#[test]
+fn an_admitted_client_is_pinged_and_lives_as_long_as_it_answers() {
+    let host = Host::with(hasty(|clocks| {
+        clocks.ping_interval = Duration::from_millis(50);
+        clocks.pong_time_max = Duration::from_millis(400);
+    }));
+    let (mut lively, silent) = (admitted(&host), admitted(&host));
+    let start = Instant::now();
+    let mut pings = 0;
+    while start.elapsed() < Duration::from_millis(900) {
+        // Reading answers the ping, at the next read or write.
+        if matches!(lively.read().unwrap(), Message::Ping(_)) {
+            pings += 1;
+            lively.flush().unwrap();
+        }
+    }
+    assert!(pings >= 3, "{pings}");
+    host.expect(|seen| matches!(seen, Seen::Closed(_, 1006)));
+    say(&mut lively, "hello");
+    assert_eq!(hear(&mut lively), "hello");
+    drop(silent);
+}
+
+#[test]
+fn a_message_must_be_finished_in_time() {
+    let host = Host::with(hasty(|clocks| clocks.message_time_max = Duration::from_millis(150)));
+    let mut fragments = admitted(&host);
+    let opcode = OpCode::Data(Data::Text);
+    fragments.send(Message::Frame(Frame::message(&b"never"[..], opcode, false))).unwrap();
+    let start = Instant::now();
+    let dripping = threads::spawn("test-drip", threads::STACK_BYTES_DEEP, {
+        let mut stream = fragments.get_ref().try_clone().unwrap();
+        move || {
+            // Empty continuations, which cost nothing and end nothing.
+            while start.elapsed() < PATIENCE && stream.write_all(&[0, 0x80, 1, 2, 3, 4]).is_ok() {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+    })
+    .unwrap();
+    assert_eq!(closed(&mut fragments), (1008, "message timed out".to_owned()));
+    drop(fragments);
+    dripping.join().unwrap();
+
+    let mut half = admitted(&host);
+    half.get_mut().write_all(&[0x81, 0x85, 1, 2]).unwrap();
+    assert_eq!(closed(&mut half).0, 1008);
+}
+
+#[test]
+fn who_takes_nothing_at_all_is_dropped() {
+    let host = Host::with(hasty(|clocks| clocks.write_stall_max = Duration::from_millis(200)));
+    let mut socket = admitted(&host);
+    // Below the limit of a slow consumer, above what the kernel holds for it.
+    say(&mut socket, "flood 100");
+    host.expect(|seen| matches!(seen, Seen::Closed(_, 1006)));
 }
 
 #[test]
