@@ -30,7 +30,7 @@ use super::mailbox::{LoopSender, Question};
 use super::server::Pulse;
 use crate::gateway::http::{HttpRequest, HttpResponse};
 use crate::log_limited;
-use crate::runtime::{metrics, pool, threads};
+use crate::runtime::{memory, metrics, pool, threads};
 
 /// Threads that answer; as many requests are worked on at once.
 pub const THREADS: usize = 2;
@@ -192,6 +192,11 @@ impl Desk {
             None => not_found(&path),
             Some((_, verb)) if !verb.allows(request.method()) => wrong_verb(*verb),
             Some(_) => match self.read(request) {
+                Ok(request) if path == "/metrics" => {
+                    // Here rather than on the loop, which reads no files.
+                    memory::sample();
+                    self.ask(request)
+                }
                 Ok(request) => self.ask(request),
                 Err(refusal) => refusal.response(),
             },

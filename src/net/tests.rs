@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use tungstenite::protocol::frame::Frame;
 use tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
 use tungstenite::{Message, WebSocket};
@@ -16,7 +16,7 @@ use super::core::Core;
 use super::lanes::StoreLane;
 use super::limits::Clocks;
 use super::server::{ExitReason, Setup, Shell};
-use super::{Limits, crowd, http1};
+use super::{Limits, crowd, http1, lanes};
 use crate::gateway::effect::{Done, Job, Origin, Report, Work};
 use crate::gateway::http::HttpResponse;
 use crate::gateway::{Effect, Event, Signal};
@@ -25,6 +25,7 @@ use crate::protocol::{ConnId, FRAME_BYTES_MAX, FRAME_BYTES_MAX_BEFORE_HELLO};
 use crate::runtime::clock::Now;
 use crate::runtime::notify::Notify;
 use crate::runtime::threads;
+use crate::store::StoreError;
 use crate::store::dir::StateDir;
 use crate::store::open::{Database, OnDamage};
 
@@ -43,11 +44,13 @@ enum Seen {
 
 /// A core that says what it saw and does what frames tell it:
 ///
-/// `admit`, `close`, `stop`, `count` (says how long the frame is), `flood N` (N events), `panic` and `query` (jobs); anything else comes back. Over HTTP
+/// `admit`, `close`, `stop`, `count` (says how long the frame is), `flood N` (N events), `query`, `write`, `wait N` and
+/// `panic` (jobs); anything else comes back. Over HTTP
 /// `/never` is not answered, `/query` after a job, anything else with its own body.
 struct Echo {
     effects: VecDeque<Effect>,
     seen: Sender<Seen>,
+    gate: Receiver<()>,
 }
 
 impl Echo {
@@ -78,6 +81,27 @@ impl Echo {
                 let origin = Origin::Request { conn: id, id: n.to_owned(), method: "query" };
                 let work = Work::Query(Box::new(|_| Ok(Done { answer: Some(Json(b"1".to_vec())), facts: Vec::new() })));
                 self.effects.push_back(Effect::Start(Job { origin, work }));
+            }
+            ("write", what) => {
+                let origin = Origin::Request { conn: id, id: what.to_owned(), method: "write" };
+                let fails = what == "nothing";
+                let work = Work::Store(Box::new(move |_| match fails {
+                    true => Err(StoreError::DiskFull),
+                    false => Ok(Done { answer: None, facts: Vec::new() }),
+                }));
+                self.effects.push_back(Effect::Start(Job { origin, work }));
+            }
+            ("wait", n) => {
+                // Jobs that last until the test opens the gate.
+                for _ in 0..n.parse().unwrap() {
+                    let gate = self.gate.clone();
+                    let origin = Origin::Request { conn: id, id: String::new(), method: "wait" };
+                    let work = Work::Query(Box::new(move |_| {
+                        assert!(gate.recv().is_err(), "nothing is ever sent");
+                        Ok(Done { answer: None, facts: Vec::new() })
+                    }));
+                    self.effects.push_back(Effect::Start(Job { origin, work }));
+                }
             }
             ("panic", n) => {
                 let origin = Origin::Request { conn: id, id: n.to_owned(), method: "panic" };
@@ -153,6 +177,8 @@ impl Core for Echo {
 struct Host {
     address: SocketAddr,
     seen: Receiver<Seen>,
+    /// Dropped to let jobs that wait go on.
+    gate: Option<Sender<()>>,
     thread: Option<JoinHandle<ExitReason>>,
     _dir: tempfile::TempDir,
 }
@@ -168,10 +194,11 @@ impl Host {
         let shell = Shell::open(&["127.0.0.1:0".parse().unwrap()]).unwrap();
         let address = shell.addresses()[0];
         let (seen_tx, seen) = unbounded();
+        let (gate, gate_rx) = bounded(0);
         let store = StoreLane::start(database, shell.sender()).unwrap();
         let run = move || {
             let setup = Setup {
-                core: Echo { effects: VecDeque::new(), seen: seen_tx },
+                core: Echo { effects: VecDeque::new(), seen: seen_tx, gate: gate_rx },
                 limits,
                 limits_of: |_| Limits::default(),
                 store,
@@ -182,7 +209,7 @@ impl Host {
             shell.run(setup).unwrap()
         };
         let thread = threads::spawn("test-loop", threads::STACK_BYTES_DEEP, run).unwrap();
-        Host { address, seen, thread: Some(thread), _dir: dir }
+        Host { address, seen, gate: Some(gate), thread: Some(thread), _dir: dir }
     }
 
     fn tcp(&self) -> TcpStream {
@@ -421,6 +448,33 @@ fn a_job_reports_and_a_panic_is_an_answer() {
     assert_eq!(hear(&mut socket), "internal error");
     say(&mut socket, "query 3");
     assert_eq!(hear(&mut socket), "done");
+    assert_eq!(host.stop(), ExitReason::Stopped);
+}
+
+#[test]
+fn a_write_reports_what_came_of_it() {
+    let host = Host::start();
+    let mut socket = host.websocket();
+    say(&mut socket, "write something");
+    assert_eq!(hear(&mut socket), "done");
+    say(&mut socket, "write nothing");
+    assert_ne!(hear(&mut socket), "done");
+    assert_eq!(host.stop(), ExitReason::Stopped);
+}
+
+#[test]
+fn a_full_lane_sheds_and_the_loop_goes_on() {
+    let mut host = Host::start();
+    let mut socket = host.websocket();
+    let (room, over) = (lanes::QUERY_QUEUE_MAX + lanes::QUERY_THREADS, 40);
+    say(&mut socket, &format!("wait {}", room + over));
+    for _ in 0..over {
+        host.expect(|seen| *seen == Seen::Shed);
+    }
+    say(&mut socket, "hello");
+    assert_eq!(hear(&mut socket), "hello");
+    host.gate = None;
+    host.expect(|seen| matches!(seen, Seen::Report(outcome) if outcome == "done"));
     assert_eq!(host.stop(), ExitReason::Stopped);
 }
 

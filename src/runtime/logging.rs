@@ -18,7 +18,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -48,8 +48,8 @@ pub type Redactor = Box<dyn Fn(&str) -> String + Send + Sync>;
 pub struct Options {
     /// The least serious level that is written.
     pub level: LevelFilter,
-    /// Write to stderr.
-    pub stderr: bool,
+    /// The least serious level that is written to stderr as well; `Off` for none.
+    pub console_level: LevelFilter,
     /// Write to this file; its directory is made when it is missing.
     pub file: Option<PathBuf>,
     /// Sees each line before it is written.
@@ -70,7 +70,7 @@ pub fn parse_level(text: &str) -> Option<LevelFilter> {
 }
 
 enum Message {
-    Line(String),
+    Line(Level, String),
     Stop,
 }
 
@@ -82,6 +82,8 @@ struct Sink {
 }
 
 static SINK: OnceLock<Sink> = OnceLock::new();
+/// The level of stderr, as `log` counts levels: 0 is off. Set by whoever configures, read by the `log` thread.
+static CONSOLE_LEVEL: AtomicUsize = AtomicUsize::new(LevelFilter::Info as usize);
 
 /// Stands in for the sink in `log`'s own static; the sink itself has a destructor-free place of its own.
 struct Front;
@@ -109,7 +111,8 @@ impl Logger {
             Some(Err((path, error))) => (None, Some((path, error))),
             None => (None, None),
         };
-        let writer = Writer { queue, stderr: options.stderr, file };
+        CONSOLE_LEVEL.store(options.console_level as usize, Ordering::Relaxed);
+        let writer = Writer { queue, file };
         let thread = threads::spawn("log", threads::STACK_BYTES, move || writer.run())?;
         std::panic::set_hook(Box::new(|info| {
             let place = info.location().map_or_else(String::new, |at| format!(" at={}:{}", at.file(), at.line()));
@@ -123,9 +126,10 @@ impl Logger {
         Ok(Logger { thread: Mutex::new(Some(thread)) })
     }
 
-    /// Changes the level.
-    pub fn set_level(&self, level: LevelFilter) {
+    /// Changes the levels.
+    pub fn set_levels(&self, level: LevelFilter, console_level: LevelFilter) {
         log::set_max_level(level);
+        CONSOLE_LEVEL.store(console_level as usize, Ordering::Relaxed);
     }
 
     /// Writes what is queued and ends the thread, waiting at most [`STOP_TIME_MAX`]. Later lines are dropped.
@@ -152,23 +156,23 @@ impl Log for Front {
         if let Some(redactor) = &sink.redactor {
             line = redactor(&line);
         }
-        sink.push(line);
+        sink.push(record.level(), line);
     }
 
     fn flush(&self) {}
 }
 
 impl Sink {
-    fn push(&self, line: String) {
+    fn push(&self, level: Level, line: String) {
         let dropped = self.dropped.swap(0, Ordering::Relaxed);
         if dropped > 0 {
             let args = format_args!("log lines were dropped because the log thread did not keep up lines={dropped}");
             let notice = format_line(clock::wall_ms(), Level::Warn, "runtime", &args);
-            if self.lines.try_send(Message::Line(notice)).is_err() {
+            if self.lines.try_send(Message::Line(Level::Warn, notice)).is_err() {
                 self.dropped.fetch_add(dropped, Ordering::Relaxed);
             }
         }
-        if let Err(TrySendError::Full(_)) = self.lines.try_send(Message::Line(line)) {
+        if let Err(TrySendError::Full(_)) = self.lines.try_send(Message::Line(level, line)) {
             self.dropped.fetch_add(1, Ordering::Relaxed);
             metrics::LOG_LINES_DROPPED.increment();
         }
@@ -230,15 +234,14 @@ impl std::fmt::Write for Escaped<'_> {
 /// The `log` thread.
 struct Writer {
     queue: Receiver<Message>,
-    stderr: bool,
     file: Option<LogFile>,
 }
 
 impl Writer {
     fn run(mut self) {
-        while let Ok(Message::Line(mut line)) = self.queue.recv() {
+        while let Ok(Message::Line(level, mut line)) = self.queue.recv() {
             line.push('\n');
-            if self.stderr {
+            if level as usize <= CONSOLE_LEVEL.load(Ordering::Relaxed) {
                 // Nobody is left to be told when stderr is closed.
                 let _ = io::stderr().write_all(line.as_bytes());
             }
@@ -389,6 +392,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_queued_is_written_before_the_thread_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("test.log");
+        let (lines, queue) = bounded(8);
+        let file = LogFile::open(path.clone(), FILE_BYTES_MAX).ok();
+        let thread = threads::spawn("test-log", threads::STACK_BYTES, move || Writer { queue, file }.run()).unwrap();
+        for text in ["one", "two"] {
+            // Below the console's level, so that the test stays quiet.
+            lines.send(Message::Line(Level::Trace, text.to_owned())).unwrap();
+        }
+        lines.send(Message::Stop).unwrap();
+        thread.join().unwrap();
+        assert_eq!(std::fs::read_to_string(path).unwrap(), "one\ntwo\n");
+    }
+
+    #[test]
     fn a_place_logs_a_few_lines_and_then_says_what_it_left_out() {
         let limiter = Limiter::new();
         let start = Instant::now();
@@ -405,13 +424,13 @@ mod tests {
     fn a_full_queue_drops_lines_and_says_so() {
         let (lines, queue) = bounded(1);
         let sink = Sink { lines, redactor: None, dropped: AtomicU64::new(0) };
-        sink.push("one".into());
-        sink.push("two".into());
-        sink.push("three".into());
-        let Ok(Message::Line(first)) = queue.try_recv() else { panic!("nothing queued") };
+        sink.push(Level::Info, "one".into());
+        sink.push(Level::Info, "two".into());
+        sink.push(Level::Info, "three".into());
+        let Ok(Message::Line(_, first)) = queue.try_recv() else { panic!("nothing queued") };
         assert_eq!(first, "one");
-        sink.push("four".into());
-        let Ok(Message::Line(notice)) = queue.try_recv() else { panic!("nothing queued") };
+        sink.push(Level::Info, "four".into());
+        let Ok(Message::Line(Level::Warn, notice)) = queue.try_recv() else { panic!("nothing queued") };
         assert!(notice.ends_with("lines=2"), "{notice}");
         assert_eq!(sink.dropped.load(Ordering::Relaxed), 1, "the line that made way for the notice");
     }
