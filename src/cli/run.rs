@@ -23,7 +23,6 @@ use crate::defender::rules::Rules;
 use crate::gateway::pairing::TokenKey;
 use crate::gateway::{Boot, Gateway, Setup as CoreSetup, records};
 use crate::intake::judge;
-use crate::net::http1::BodyLimits;
 use crate::net::lanes::StoreLane;
 use crate::net::limits::Limits;
 use crate::net::signals::Signals;
@@ -83,7 +82,7 @@ pub fn run(args: &Args, out: &mut Out) -> Result<Outcome, CliError> {
         log_file: log_file.display().to_string(),
         port,
     };
-    let limits = limits(&loaded);
+    let limits = Limits::of(&loaded.settings);
     let core = Gateway::new(
         CoreSetup { boot, config: Arc::new(loaded), load_inputs: inputs, rules: Arc::new(rules), token_key, kept },
         Now::read(),
@@ -92,7 +91,7 @@ pub fn run(args: &Args, out: &mut Out) -> Result<Outcome, CliError> {
     let setup = Setup {
         core,
         limits,
-        limits_of: |core: &Gateway| self::limits(core.config()),
+        limits_of: take_over,
         store,
         signals: Some(signals),
         notify: Notify::from_env(),
@@ -115,24 +114,11 @@ fn control_address(settings: &Settings) -> Option<SocketAddr> {
     settings.gateway.http_bind.as_ref().and_then(|listen| listen.addresses.first().copied())
 }
 
-/// What the shell needs of the configuration.
-fn limits(loaded: &Loaded) -> Limits {
-    let gateway = &loaded.settings.gateway;
-    let defaults = Limits::default();
-    Limits {
-        connections_max: gateway.server.max_connections,
-        handshake_time_max: gateway.server.handshake_timeout,
-        event_queue_frames_max: gateway.server.event_queue_capacity,
-        shutdown_drain: gateway.server.shutdown_drain,
-        http_concurrency_max: gateway.http.max_concurrency,
-        bodies: BodyLimits {
-            hooks_path: loaded.settings.hooks.path.clone(),
-            hooks_bytes_max: loaded.settings.hooks.max_body_bytes,
-            request_time_max: gateway.http.request_timeout,
-            ..defaults.bodies
-        },
-        trusted_proxies: gateway.trusted_proxies.clone(),
-    }
+/// What of a changed configuration comes into force outside the core.
+fn take_over(core: &Gateway) -> Limits {
+    let settings = &core.config().settings;
+    logging::set_levels(settings.logging.level, settings.logging.console_level);
+    Limits::of(settings)
 }
 
 /// The configured log file, else one in a directory of its own that only we can look into.
@@ -151,7 +137,7 @@ fn start_log(loaded: &Loaded, file: &std::path::Path) -> Result<Logger, CliError
     let scrubber = Scrubber::new(&loaded.document.config, secrets);
     let options = logging::Options {
         level: loaded.settings.logging.level,
-        stderr: true,
+        console_level: loaded.settings.logging.console_level,
         file: Some(file.to_owned()),
         redactor: Some(Box::new(move |line| scrubber.scrub(line).into_owned())),
     };

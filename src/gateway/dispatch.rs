@@ -1,6 +1,5 @@
 //! From a frame to a method and back: who may call, where it runs, how the answer finds its way.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use serde_json::json;
@@ -15,11 +14,14 @@ use crate::protocol::frame::{BadFrame, Json, read_request, response_error, respo
 use crate::protocol::scope::{Role, Scope};
 use crate::protocol::version::Protocol;
 use crate::runtime::clock::Now;
+use crate::runtime::{metrics, pool};
 
 /// Calls refused for the caller's role before its connection is closed.
 pub const ROLE_REFUSALS_MAX: u32 = 10;
 /// What a client is asked to wait when a lane is full, in milliseconds.
 pub const BUSY_RETRY_MS: u64 = 500;
+/// What requests for methods that do not exist are counted under.
+pub(super) const UNKNOWN: &str = "unknown";
 
 impl Gateway {
     /// A frame of an admitted connection.
@@ -56,7 +58,7 @@ impl Gateway {
         params: Option<&str>,
     ) -> Result<Option<Json>, RpcError> {
         let method = table::find(name);
-        self.metrics.requests += 1;
+        metrics::RPC_REQUESTS.increment(method.map_or(UNKNOWN, |method| method.name));
         if let Err(error) = authorize(method, caller, params) {
             self.count_role_refusal(caller, &error);
             return Err(error);
@@ -72,7 +74,7 @@ impl Gateway {
         let work = match method.run {
             Run::Loop(handler) => {
                 self.now = now;
-                let outcome = catch_unwind(AssertUnwindSafe(|| handler(self, &call, params)));
+                let outcome = pool::guarded(|| handler(self, &call, params));
                 return match outcome {
                     Ok(Ok(Answer::Now(json))) => Ok(Some(json)),
                     Ok(Ok(Answer::Later)) => Ok(None),
@@ -129,7 +131,6 @@ impl Gateway {
 
     /// A lane was full: nobody waits in vain.
     pub(super) fn shed(&mut self, now: Now, origin: Origin, lane: Lane) {
-        self.metrics.shed += 1;
         let error = RpcError::busy("The server is busy. Please try again in a moment.", BUSY_RETRY_MS);
         if let (Lane::Defend, Origin::Message(ticket)) = (lane, &origin) {
             return self.message_unjudged(now, *ticket);
@@ -155,7 +156,7 @@ impl Gateway {
         let frame = match result {
             Ok(payload) => response_ok(id, &payload),
             Err(error) => {
-                self.metrics.errors += 1;
+                metrics::RPC_ERRORS.increment();
                 response_error(id, &error, None, protocol)
             }
         };

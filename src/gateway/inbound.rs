@@ -24,6 +24,7 @@ use crate::protocol::frame::Json;
 use crate::protocol::session_key::SessionKey;
 use crate::protocol::version::Protocol;
 use crate::runtime::clock::Now;
+use crate::runtime::metrics;
 use crate::store::idempotency::{IDEMPOTENCY_ROWS_MAX, IDEMPOTENCY_TTL_MS};
 
 /// Messages on their way at once; one more is refused as busy.
@@ -263,7 +264,7 @@ impl Gateway {
             }
             Accepted::New(stored) => stored,
         };
-        self.metrics.decisions[decision.action as usize] += 1;
+        metrics::DECISIONS.increment(decision.action.as_str());
         if let Ok(payload) = Json::of(&DecisionEvent::new(&request, &decision)) {
             self.broadcast(&broadcast::DECISION, For::SessionRuns(&message.session), &payload);
         }

@@ -44,12 +44,14 @@ pub use event::{Event, Gone, Signal, Upgrade};
 pub use facts::Fact;
 
 use crate::config::load::{LoadInputs, Loaded};
+use crate::defender::decision::Action;
 use crate::defender::rules::Rules;
 use crate::protocol::ConnId;
 use crate::protocol::frame::Json;
 use crate::protocol::scope::Role;
 use crate::protocol::session_key::KeyRules;
 use crate::runtime::clock::Now;
+use crate::runtime::metrics;
 
 use broadcast::For;
 use clients::Clients;
@@ -94,19 +96,6 @@ pub struct Setup {
     pub token_key: TokenKey,
     /// What the store held.
     pub kept: records::Kept,
-}
-
-/// Counters that only the core can know; the shell adds them to its own.
-#[derive(Debug, Default, Clone)]
-pub struct CoreMetrics {
-    /// Requests received from admitted callers.
-    pub requests: u64,
-    /// Requests answered with an error.
-    pub errors: u64,
-    /// Jobs turned away because their lane was full.
-    pub shed: u64,
-    /// Messages judged, by action: allow, review, block.
-    pub decisions: [u64; 3],
 }
 
 /// A cheap copy of what workers read.
@@ -174,7 +163,6 @@ pub struct Gateway {
     inbound: inbound::Inbound,
     /// HTTP requests that wait for a method's answer.
     http_calls: BTreeMap<ConnId, routes::HttpCall>,
-    metrics: CoreMetrics,
     reload: reload::Reload,
 
     next_tick: Instant,
@@ -202,6 +190,8 @@ impl Gateway {
         };
         own.describe("Gateway");
         let tick = config.settings.gateway.server.tick_interval;
+        metrics::RPC_REQUESTS.declare(table::sorted().iter().map(|method| method.name).chain([dispatch::UNKNOWN]));
+        metrics::DECISIONS.declare([Action::Allow, Action::Review, Action::Block].map(Action::as_str));
         Gateway {
             effects: VecDeque::new(),
             now,
@@ -233,7 +223,6 @@ impl Gateway {
             voicewake: kept.voicewake,
             inbound: inbound::Inbound::new(kept.runs),
             http_calls: BTreeMap::new(),
-            metrics: CoreMetrics::default(),
             next_tick: now.mono + tick,
             next_sweep: now.mono + PRESENCE_SWEEP,
             next_health: now.mono + Duration::from_millis(health::REFRESH_MS as u64),
@@ -270,11 +259,6 @@ impl Gateway {
     pub fn deadline(&self) -> Option<Instant> {
         let earliest = self.next_tick.min(self.next_sweep).min(self.next_health);
         Some(self.reload.next_poll().map_or(earliest, |poll| earliest.min(poll)))
-    }
-
-    /// What the core counted.
-    pub fn core_metrics(&self) -> &CoreMetrics {
-        &self.metrics
     }
 
     /// The configuration in force.

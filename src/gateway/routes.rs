@@ -22,6 +22,7 @@ use crate::protocol::frame::{Json, write_error};
 use crate::protocol::scope::{Role, Scopes};
 use crate::protocol::version::Protocol;
 use crate::runtime::clock::Now;
+use crate::runtime::metrics;
 
 /// Scopes of a caller that holds the shared secret over HTTP: all an operator has by default.
 const HTTP_SCOPES: [&str; 7] = [
@@ -94,6 +95,7 @@ static ROUTES: &[Route] = &[
     Route { path: Match::Exact("/startup"), methods: READ, handler: started },
     Route { path: Match::Exact("/startupz"), methods: READ, handler: started },
     Route { path: Match::Exact("/status"), methods: READ, handler: status },
+    Route { path: Match::Exact("/metrics"), methods: READ, handler: measured },
     Route { path: Match::Exact("/rpc/methods"), methods: READ, handler: methods },
     Route { path: Match::Exact("/rpc"), methods: &["POST"], handler: rpc },
     Route { path: Match::Under("/webhook/"), methods: &["POST"], handler: channel_hook },
@@ -299,6 +301,15 @@ fn started(gateway: &mut Gateway, now: Now, _conn: ConnId, _request: &HttpReques
 
 fn status(gateway: &mut Gateway, now: Now, conn: ConnId, request: &HttpRequest) -> Option<HttpResponse> {
     call_over_http(gateway, now, conn, request, Value::Null, "status", None)
+}
+
+/// What is measured, for Prometheus.
+fn measured(gateway: &mut Gateway, now: Now, conn: ConnId, request: &HttpRequest) -> Option<HttpResponse> {
+    if let Err(response) = gateway.http_caller(now, conn, request) {
+        return Some(response);
+    }
+    let headers = vec![("Content-Type".to_owned(), metrics::CONTENT_TYPE.to_owned())];
+    Some(HttpResponse { status: 200, headers, body: metrics::text().into_bytes() })
 }
 
 fn methods(gateway: &mut Gateway, now: Now, conn: ConnId, request: &HttpRequest) -> Option<HttpResponse> {

@@ -56,19 +56,6 @@ pub struct Options {
     pub redactor: Option<Redactor>,
 }
 
-/// Reads a level: the names of `log`, and upstream's `silent` and `fatal`.
-pub fn parse_level(text: &str) -> Option<LevelFilter> {
-    Some(match text.trim().to_ascii_lowercase().as_str() {
-        "silent" | "off" => LevelFilter::Off,
-        "fatal" | "error" => LevelFilter::Error,
-        "warn" => LevelFilter::Warn,
-        "info" => LevelFilter::Info,
-        "debug" => LevelFilter::Debug,
-        "trace" => LevelFilter::Trace,
-        _ => return None,
-    })
-}
-
 enum Message {
     Line(Level, String),
     Stop,
@@ -105,13 +92,12 @@ impl Logger {
         if SINK.set(sink).is_err() || log::set_logger(&Front).is_err() {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a logger is already installed"));
         }
-        log::set_max_level(options.level);
+        set_levels(options.level, options.console_level);
         let (file, problem) = match options.file.map(|path| LogFile::open(path, FILE_BYTES_MAX)) {
             Some(Ok(file)) => (Some(file), None),
             Some(Err((path, error))) => (None, Some((path, error))),
             None => (None, None),
         };
-        CONSOLE_LEVEL.store(options.console_level as usize, Ordering::Relaxed);
         let writer = Writer { queue, file };
         let thread = threads::spawn("log", threads::STACK_BYTES, move || writer.run())?;
         std::panic::set_hook(Box::new(|info| {
@@ -126,12 +112,6 @@ impl Logger {
         Ok(Logger { thread: Mutex::new(Some(thread)) })
     }
 
-    /// Changes the levels.
-    pub fn set_levels(&self, level: LevelFilter, console_level: LevelFilter) {
-        log::set_max_level(level);
-        CONSOLE_LEVEL.store(console_level as usize, Ordering::Relaxed);
-    }
-
     /// Writes what is queued and ends the thread, waiting at most [`STOP_TIME_MAX`]. Later lines are dropped.
     pub fn stop(&self) {
         let Some(thread) = self.thread.lock().ok().and_then(|mut thread| thread.take()) else { return };
@@ -140,6 +120,12 @@ impl Logger {
         }
         pool::join_until(thread, Instant::now() + STOP_TIME_MAX);
     }
+}
+
+/// Changes which lines are written at all, and which to stderr as well.
+pub fn set_levels(level: LevelFilter, console_level: LevelFilter) {
+    log::set_max_level(level);
+    CONSOLE_LEVEL.store(console_level as usize, Ordering::Relaxed);
 }
 
 impl Log for Front {
@@ -345,11 +331,6 @@ macro_rules! log_limited {
     }};
 }
 
-/// The level to use: the environment's (`OPENCLAW_RS_LOG`) where it names one, else the configuration's.
-pub fn effective_level(configured: LevelFilter, environment: Option<&str>) -> LevelFilter {
-    environment.and_then(parse_level).unwrap_or(configured)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -433,12 +414,5 @@ mod tests {
         let Ok(Message::Line(Level::Warn, notice)) = queue.try_recv() else { panic!("nothing queued") };
         assert!(notice.ends_with("lines=2"), "{notice}");
         assert_eq!(sink.dropped.load(Ordering::Relaxed), 1, "the line that made way for the notice");
-    }
-
-    #[test]
-    fn reads_the_names_of_levels() {
-        assert_eq!(parse_level("WARN"), Some(LevelFilter::Warn));
-        assert_eq!(parse_level("silent"), Some(LevelFilter::Off));
-        assert_eq!(parse_level("loud"), None);
     }
 }

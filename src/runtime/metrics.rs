@@ -79,9 +79,13 @@ impl Family {
         Family { name, help, label, cells: OnceLock::new() }
     }
 
-    /// Names the label's values, in the order in which they are written. Only the first call counts.
+    /// Names the label's values. Only the first call counts.
     pub fn declare(&self, values: impl IntoIterator<Item = &'static str>) {
-        self.cells.get_or_init(|| values.into_iter().map(|value| (value, AtomicU64::new(0))).collect());
+        self.cells.get_or_init(|| {
+            let mut cells: Vec<_> = values.into_iter().map(|value| (value, AtomicU64::new(0))).collect();
+            cells.sort_unstable_by_key(|(value, _)| *value);
+            cells
+        });
     }
 
     /// One more of `value`; nothing when `value` was not declared.
@@ -97,7 +101,9 @@ impl Family {
     }
 
     fn cell(&self, value: &str) -> Option<&AtomicU64> {
-        self.cells.get()?.iter().find(|(name, _)| *name == value).map(|(_, cell)| cell)
+        let cells = self.cells.get()?;
+        let at = cells.binary_search_by_key(&value, |(name, _)| name).ok()?;
+        Some(&cells[at].1)
     }
 }
 
@@ -150,7 +156,7 @@ table! {
     LOG_LINES_LIMITED: Counter = "openclaw_log_lines_limited_total", "Log lines left out by a rate limit";
     DECISIONS: Family = "openclaw_decisions_total", "Decisions of the defender by action", "action";
     RPC_REQUESTS: Family = "openclaw_rpc_requests_total", "Requests by method", "method";
-    RPC_ERRORS: Family = "openclaw_rpc_errors_total", "Requests answered with an error, by method", "method";
+    RPC_ERRORS: Counter = "openclaw_rpc_errors_total", "Requests answered with an error";
     RESIDENT_BYTES: Gauge = "openclaw_resident_memory_bytes", "Resident memory when it was last sampled";
     START_TIME: Gauge = "openclaw_start_time_seconds", "When the process started, in seconds since 1970";
 }
@@ -213,7 +219,7 @@ mod tests {
     fn a_family_counts_only_what_was_declared() {
         static FAMILY: Family = Family::new("openclaw_test_total", "A test", "kind");
         FAMILY.increment("a");
-        FAMILY.declare(["a", "b"]);
+        FAMILY.declare(["b", "a"]);
         FAMILY.increment("a");
         FAMILY.increment("stranger");
         assert_eq!((FAMILY.value("a"), FAMILY.value("b"), FAMILY.value("stranger")), (1, 0, 0));
