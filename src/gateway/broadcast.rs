@@ -67,6 +67,8 @@ events! {
     SHUTDOWN = "shutdown", true, Open, Open, Event;
     /// A new health snapshot.
     HEALTH = "health", true, READ, Open, Event;
+    /// A heartbeat ran, or was skipped.
+    HEARTBEAT = "heartbeat", true, Open, Open, DropIfSlow;
     /// A device asks to be paired.
     DEVICE_PAIR_REQUESTED = "device.pair.requested", true, PAIRING, PAIRING, DropIfSlow;
     /// And was answered.

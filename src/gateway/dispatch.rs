@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::clients::Caller;
 use super::table::{self, Answer, Call, Method, Need, QueryCx, Run, StoreCx};
-use super::{Done, Effect, Gateway, Job, Lane, Origin, Report, Work};
+use super::{Effect, Gateway, Job, Lane, Origin, Report, Work};
 use crate::protocol::ConnId;
 use crate::protocol::close;
 use crate::protocol::error::{ErrorCode, RpcError};
@@ -84,10 +84,7 @@ impl Gateway {
             }
             Run::Query(handler) => {
                 let (snapshot, params) = (self.snapshot(), params.map(str::to_owned));
-                Work::Query(Box::new(move |store| {
-                    let answer = handler(QueryCx { store, snapshot, call }, params.as_deref())?;
-                    Ok(Done { answer: Some(answer), facts: Vec::new() })
-                }))
+                Work::Query(Box::new(move |store| handler(QueryCx { store, snapshot, call }, params.as_deref())))
             }
             Run::Store(handler) => {
                 let (snapshot, params) = (self.snapshot(), params.map(str::to_owned));
@@ -118,6 +115,11 @@ impl Gateway {
             }
             Origin::Pairing(conn) => self.device_recorded(now, conn, outcome),
             Origin::Message(_) => {}
+            Origin::Page(conn) => {
+                if let Err(error) = outcome {
+                    self.page_failed(conn, &error);
+                }
+            }
             Origin::Housekeeping(what) => {
                 if what == super::reload::LOOK {
                     self.looked_at_config();

@@ -56,6 +56,8 @@ pub enum Origin {
     Pairing(ConnId),
     /// An inbound message waits to be judged or stored.
     Message(u64),
+    /// An HTTP request waits for a file.
+    Page(ConnId),
     /// Nobody waits.
     Housekeeping(&'static str),
 }

@@ -65,6 +65,13 @@ pub enum Fact {
         /// What is wrong with it, with line and column.
         why: String,
     },
+    /// A file of the page was read for an HTTP request.
+    Page {
+        /// Whose.
+        conn: crate::protocol::ConnId,
+        /// The answer.
+        response: Box<super::http::HttpResponse>,
+    },
     /// The words that wake a listening client changed.
     Voicewake(Vec<String>),
     /// Heartbeats were switched.
@@ -104,6 +111,7 @@ impl Gateway {
             Fact::Judged(_) | Fact::Accepted(_) => debug_assert!(false, "a message's fact without its message"),
             Fact::Config(loaded) => self.take_config(now, *loaded),
             Fact::ConfigBroken { why } => self.config_broken(&why),
+            Fact::Page { conn, response } => self.page_read(conn, *response),
             Fact::Voicewake(triggers) => {
                 self.voicewake = triggers;
                 self.tell_voicewake();

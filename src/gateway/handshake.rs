@@ -67,10 +67,10 @@ impl Gateway {
     pub fn may_upgrade(&self, upgrade: &super::Upgrade) -> Result<(), (u16, &'static str)> {
         let head = Head { peer: upgrade.peer.ip(), headers: &upgrade.headers };
         if head.is_unattributable(&self.config.settings) {
-            return Err((403, "forwarding headers from an address that is not in gateway.trustedProxies\n"));
+            return Err((403, "proxy not trusted (gateway.trustedProxies)"));
         }
         if head.origin_verdict(&self.config.settings) == OriginVerdict::Foreign {
-            return Err((403, "origin not allowed; list it in gateway.controlUi.allowedOrigins\n"));
+            return Err((403, "origin not allowed (gateway.controlUi.allowedOrigins)"));
         }
         Ok(())
     }
@@ -476,7 +476,9 @@ impl Gateway {
             let secret = record.secret(caller.role, &self.token_key)?;
             Some(hello::DeviceToken { secret, token: record.token(caller.role)?.clone() })
         });
-        let hello = hello::hello(self, now, &caller, token);
+        let own = format!("127.0.0.1:{}", self.boot.port);
+        let host = self.clients.get(conn).and_then(|client| client.upgrade.header("host")).unwrap_or(&own).to_owned();
+        let hello = hello::hello(self, now, &caller, &host, token);
         let caller = std::sync::Arc::new(caller);
         if let Some(client) = self.clients.get_mut(conn) {
             client.phase = Phase::Ready(Ready {

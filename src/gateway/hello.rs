@@ -41,11 +41,17 @@ pub struct DeviceToken {
     pub token: Token,
 }
 
-/// Builds the payload.
+/// Builds the payload; `host` is the name and port the client reached the gateway under.
 ///
 /// # Errors
 /// When it cannot be written as JSON.
-pub fn hello(gateway: &Gateway, now: Now, caller: &Caller, device: Option<DeviceToken>) -> Result<Json, RpcError> {
+pub fn hello(
+    gateway: &Gateway,
+    now: Now,
+    caller: &Caller,
+    host: &str,
+    device: Option<DeviceToken>,
+) -> Result<Json, RpcError> {
     let protocol = caller.protocol;
     let methods: Vec<&str> =
         table::sorted().iter().filter(|method| method.is_listed(protocol)).map(|method| method.name).collect();
@@ -56,10 +62,12 @@ pub fn hello(gateway: &Gateway, now: Now, caller: &Caller, device: Option<Device
         "maxBufferedBytes": BUFFERED_BYTES_MAX,
         "tickIntervalMs": gateway.config.settings.gateway.server.tick_interval.as_millis() as u64,
     });
+    let canvas = gateway.canvas_url(host);
     let conn_id = format!("{}-{}", gateway.boot.id, caller.conn.0);
     let mut out = json!({ "type": "hello-ok", "protocol": protocol.number() });
     match protocol {
         Protocol::V3 => {
+            out["canvasHostUrl"] = json!(canvas);
             out["server"] = json!({ "version": RELEASE_V3, "host": gateway.boot.host, "connId": conn_id });
             if let Some(DeviceToken { secret, token }) = device {
                 out["auth"] = json!({
@@ -84,6 +92,7 @@ pub fn hello(gateway: &Gateway, now: Now, caller: &Caller, device: Option<Device
                 // The Control UI would compare it with its own build, which it can never equal.
                 out["server"]["buildId"] = json!(BUILD_ID);
             }
+            out["pluginSurfaceUrls"] = json!({ "canvas": canvas });
             features["capabilities"] = json!([CAP_MODEL_CATALOG]);
             snapshot["suspension"] = json!({ "phase": gateway.phase() });
             snapshot["appliedConfigHash"] = json!(gateway.config.document.hash);

@@ -145,6 +145,8 @@ pub struct Gateway {
     closing_behind_answer: Vec<(ConnId, &'static str)>,
     limiter: Limiter,
     comparer: auth::Comparer,
+    /// Who knows it may read the canvas; new with every start.
+    canvas_token: String,
     token_key: TokenKey,
     devices: Devices,
 
@@ -210,6 +212,7 @@ impl Gateway {
             closing_behind_answer: Vec::new(),
             limiter: Limiter::default(),
             comparer: auth::Comparer::new(),
+            canvas_token: crate::runtime::random::token(),
             token_key,
             devices: kept.devices,
             health_version: 1,

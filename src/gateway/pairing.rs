@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::hmac;
+use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use serde::{Deserialize, Serialize};
 
 use crate::protocol::connect::ConnectParams;
@@ -38,6 +39,16 @@ impl TokenKey {
     /// A name for what `principal` keeps on its own machine; opaque, and the same as long as the state directory is.
     pub fn recovery_scope(&self, principal: &str) -> String {
         URL_SAFE_NO_PAD.encode(hmac::sign(&self.0, format!("recovery-scope|{principal}").as_bytes()).as_ref())
+    }
+
+    /// The gateway's own device id and public key: an Ed25519 key that stays with the state directory, so that a client
+    /// can tell this gateway from another one at the same address.
+    pub fn gateway_identity(&self) -> (String, String) {
+        let seed = hmac::sign(&self.0, b"gateway-identity");
+        let pair = Ed25519KeyPair::from_seed_unchecked(seed.as_ref()).expect("a seed has 32 bytes");
+        let mut key = [0u8; 32];
+        key.copy_from_slice(pair.public_key().as_ref());
+        (crate::protocol::device::id_of(&key), URL_SAFE_NO_PAD.encode(key))
     }
 
     fn derive(&self, device_id: &str, role: &str, salt: &str) -> String {

@@ -10,7 +10,7 @@ use super::effect::{Done, Effect, Job, Origin, Work};
 use super::{Fact, Gateway};
 use crate::config::ConfigError;
 use crate::config::changes;
-use crate::config::load::{self, Loaded};
+use crate::config::load::{self, LoadInputs, Loaded};
 use crate::config::path::KeyPath;
 use crate::config::settings::agents::SessionScope;
 use crate::defender::rules::Rules;
@@ -40,6 +40,16 @@ impl Reload {
     pub fn next_poll(&self) -> Option<Instant> {
         self.next_poll
     }
+}
+
+/// Reads the configuration again, secrets included.
+///
+/// # Errors
+/// Why it cannot be used.
+pub fn read(inputs: &LoadInputs) -> Result<Loaded, ConfigError> {
+    let mut loaded = load::load(inputs)?;
+    load::ensure_token(&mut loaded)?;
+    Ok(loaded)
 }
 
 /// How short names of sessions are read under `config`.
@@ -74,11 +84,7 @@ impl Gateway {
         }
         let (current, inputs) = (Arc::clone(&self.config), Arc::clone(&self.load_inputs));
         let work = Work::Query(Box::new(move |_| {
-            let read = load::load(&inputs).and_then(|mut loaded| {
-                load::ensure_token(&mut loaded)?;
-                Ok(loaded)
-            });
-            let facts = match read {
+            let facts = match read(&inputs) {
                 Ok(loaded) if loaded.document.raw == current.document.raw && loaded.settings == current.settings => {
                     Vec::new()
                 }

@@ -38,6 +38,8 @@ const HTTP_SCOPES: [&str; 7] = [
 /// An HTTP request that waits.
 #[derive(Debug)]
 pub enum HttpCall {
+    /// For a file of the page.
+    Page,
     /// For the answer to a method (`POST /rpc`).
     Rpc {
         /// The id the caller gave, echoed.
@@ -112,7 +114,11 @@ impl Gateway {
         let response = if hooks::is_hook_path(&path, &self.config.settings.hooks.path) {
             self.hook(now, conn, &request)
         } else {
-            match ROUTES.iter().find(|route| route.path.fits(&path)) {
+            // Only what posts is for a webhook; a page may have views under the same names.
+            let fits = |route: &&Route| {
+                route.path.fits(&path) && (matches!(route.path, Match::Exact(_)) || request.method == "POST")
+            };
+            match ROUTES.iter().find(fits) {
                 Some(route) if route.methods.contains(&request.method.as_str()) => {
                     (route.handler)(self, now, conn, &request)
                 }
@@ -131,7 +137,9 @@ impl Gateway {
             ("Referrer-Policy", "no-referrer"),
             ("Permissions-Policy", "camera=(), geolocation=(), payment=()"),
         ] {
-            response.headers.push((name.to_owned(), value.to_owned()));
+            if !response.headers.iter().any(|(known, _)| known == name) {
+                response.headers.push((name.to_owned(), value.to_owned()));
+            }
         }
         if !response.headers.iter().any(|(name, _)| name == "Cache-Control") {
             response.headers.push(("Cache-Control".to_owned(), "no-store".to_owned()));

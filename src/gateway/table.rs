@@ -125,7 +125,7 @@ pub enum Run {
     /// On the loop, with the whole gateway. Only for answers that need no IO and a bounded time.
     Loop(fn(&mut Gateway, &Call, Option<&str>) -> Result<Answer, RpcError>),
     /// On a query worker.
-    Query(fn(QueryCx<'_>, Option<&str>) -> Result<Json, RpcError>),
+    Query(fn(QueryCx<'_>, Option<&str>) -> Result<Done, RpcError>),
     /// On the store thread, inside a transaction; answered once it is durable.
     Store(fn(StoreCx<'_>, Option<&str>) -> Result<Done, StoreError>),
 }
@@ -178,7 +178,7 @@ impl Method {
 /// Writes a family's rows: `"name", Listed, need on 3, need on 4, Lane handler;`.
 ///
 /// The handler is a plain function from typed parameters to a result that can be written as JSON; decoding and encoding
-/// happen here and nowhere else. Lanes: `Loop`, `Query`, `Store`; `Raw` is `Loop` with a result already written, `Flow`
+/// happen here and nowhere else. Lanes: `Loop`, `Query`, `Store`; `QueryFacts` is `Query` with facts to report; `Raw` is `Loop` with a result already written, `Flow`
 /// is `Loop` with an answer that comes later.
 #[macro_export]
 macro_rules! methods {
@@ -216,8 +216,16 @@ macro_rules! methods {
     (@run Query $name:literal $handler:path) => {
         $crate::gateway::table::Run::Query(|cx, raw| {
             let params = $crate::protocol::params::decode($name, raw, cx.call.protocol())?;
-            let result = $handler(cx, params)?;
-            $crate::protocol::frame::Json::of(&result)
+            let answer = $crate::protocol::frame::Json::of(&$handler(cx, params)?)?;
+            Ok($crate::gateway::Done { answer: Some(answer), facts: Vec::new() })
+        })
+    };
+    (@run QueryFacts $name:literal $handler:path) => {
+        $crate::gateway::table::Run::Query(|cx, raw| {
+            let params = $crate::protocol::params::decode($name, raw, cx.call.protocol())?;
+            let (result, facts) = $handler(cx, params)?;
+            let answer = $crate::protocol::frame::Json::of(&result)?;
+            Ok($crate::gateway::Done { answer: Some(answer), facts })
         })
     };
     (@run Store $name:literal $handler:path) => {

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::gateway::{Effect, Event, Gateway};
+use crate::gateway::{Effect, Event, Gateway, Upgrade};
 use crate::runtime::clock::Now;
 
 /// Decides everything; does no IO. See [`Gateway`], which is the one that serves.
@@ -13,6 +13,13 @@ pub trait Core {
     fn next_effect(&mut self) -> Option<Effect>;
     /// When to send [`Event::Timer`] next.
     fn deadline(&self) -> Option<Instant>;
+    /// Whether a request may become a WebSocket; otherwise the status and text to refuse it with.
+    ///
+    /// # Errors
+    /// Status and text of the refusal.
+    fn may_upgrade(&self, _upgrade: &Upgrade) -> Result<(), (u16, &'static str)> {
+        Ok(())
+    }
 }
 
 impl Core for Gateway {
@@ -26,5 +33,9 @@ impl Core for Gateway {
 
     fn deadline(&self) -> Option<Instant> {
         Gateway::deadline(self)
+    }
+
+    fn may_upgrade(&self, upgrade: &Upgrade) -> Result<(), (u16, &'static str)> {
+        Gateway::may_upgrade(self, upgrade)
     }
 }

@@ -127,6 +127,11 @@ impl<C: Core> Server<C> {
             self.refuse(id, Refusal { status: 403, reason: "proxy not trusted" });
             return;
         }
+        if let Err((status, reason)) = self.core.may_upgrade(&upgrade) {
+            log_limited!(Warn, "refusing an upgrade conn={} why={reason}", id.0);
+            self.refuse(id, Refusal { status, reason });
+            return;
+        }
         if !self.crowd.takes_stranger(conn.key) && !self.limits.trusts(conn.ends.peer.ip()) {
             metrics::CONNECTIONS_REFUSED.increment();
             self.refuse(id, Refusal { status: 503, reason: "too many unauthenticated connections" });

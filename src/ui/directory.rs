@@ -49,6 +49,16 @@ pub fn serve(root: &Path, base: &BasePath, inside: &str, request: &Request<'_>) 
     }
 }
 
+/// Answers `inside` with the file of that name below `root`, and nothing else.
+pub fn file(root: &Path, inside: &str, request: &Request<'_>) -> Response {
+    let Some(parts) = path::parts(inside) else { return headers::not_found(request.path) };
+    let Ok(root) = File::open(root) else { return headers::not_found(request.path) };
+    match Kind::of(parts.last().map_or("", |part| part)) {
+        Kind::File(content_type) => serve_file(&OwnedFd::from(root), &parts, content_type, request),
+        Kind::View | Kind::Withheld => headers::not_found(request.path),
+    }
+}
+
 fn serve_index(root: &OwnedFd, base: &BasePath, request: &Request<'_>) -> Response {
     let html = match open_below(root, &[INDEX]).and_then(|found| read(found, INDEX_BYTES_MAX)) {
         Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),

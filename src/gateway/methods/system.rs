@@ -3,12 +3,13 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::gateway::broadcast::For;
+use crate::gateway::broadcast::{self, For};
 use crate::gateway::presence::Entry;
 use crate::gateway::records::{self, SYSTEM_EVENTS_MAX, meta};
 use crate::gateway::table::{Call, QueryCx, StoreCx, need};
-use crate::gateway::{Fact, Gateway};
+use crate::gateway::{Done, Effect, Fact, Gateway, Job, Origin, Work};
 use crate::protocol::error::RpcError;
+use crate::protocol::frame::Json;
 use crate::protocol::params::{Loose, NonEmpty};
 use crate::protocol::version::Protocol;
 use crate::runtime::host;
@@ -23,6 +24,9 @@ crate::methods! {
     "system.info",             V4,    need::READ,  need::READ,  Query info;
     "update.status",           V4,    need::ADMIN, need::READ,  Loop  update_status;
     "gateway.restart.preflight", V4,  need::READ,  need::READ,  Loop  restart_preflight;
+    "gateway.identity.get",    V4,    need::READ,  need::READ,  Loop  identity;
+    "diagnostics.lanes",       V4,    need::READ,  need::READ,  Loop  lanes;
+    "secrets.reload",          V4,    need::ADMIN, need::ADMIN, QueryFacts reload_secrets;
 }
 
 fn presence(gateway: &mut Gateway, _call: &Call, _params: Loose) -> Result<Vec<Entry>, RpcError> {
@@ -160,7 +164,50 @@ crate::params! {
 
 fn wake(gateway: &mut Gateway, call: &Call, params: WakeParams) -> Result<(), RpcError> {
     let text = params.text.0.trim().to_owned();
+    if params.mode == WakeMode::Now {
+        gateway.run_heartbeat(call.now_ms);
+    }
     gateway.queue_system_event(text, call)
+}
+
+fn identity(gateway: &mut Gateway, _call: &Call, _params: Loose) -> Result<Value, RpcError> {
+    let (device_id, public_key) = gateway.token_key.gateway_identity();
+    Ok(json!({ "deviceId": device_id, "publicKey": public_key }))
+}
+
+fn lanes(gateway: &mut Gateway, call: &Call, _params: Loose) -> Result<Value, RpcError> {
+    use crate::runtime::metrics::{DEFEND_DEPTH, QUERY_DEPTH, STORE_DEPTH};
+    let lane = |name: &str, queued: i64, n_threads: usize| {
+        json!({
+            "lane": name,
+            "queuedCount": queued.max(0),
+            "activeCount": 0,
+            "maxConcurrent": n_threads,
+            "draining": gateway.stopping,
+            "generation": 0,
+            "blockedBy": null,
+        })
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut intake = lane("intake", 0, crate::gateway::inbound::MESSAGES_MAX);
+    intake["activeCount"] = json!(gateway.inbound.len());
+    Ok(json!({
+        "ts": call.now_ms,
+        "lanes": [
+            intake,
+            lane("query", QUERY_DEPTH.value(), 2),
+            lane("store", STORE_DEPTH.value(), 1),
+            lane("defend", DEFEND_DEPTH.value(), cores),
+        ],
+        "dynamic": null,
+    }))
+}
+
+fn reload_secrets(cx: QueryCx<'_>, _params: Loose) -> Result<(Value, Vec<Fact>), RpcError> {
+    let loaded = crate::gateway::reload::read(&cx.snapshot.load_inputs)
+        .map_err(|error| RpcError::unavailable(error.to_string()))?;
+    let answer = json!({ "ok": true, "warningCount": loaded.document.warnings.len() });
+    Ok((answer, vec![Fact::Config(Box::new(loaded))]))
 }
 
 fn last_heartbeat(gateway: &mut Gateway, _call: &Call, _params: Loose) -> Result<Option<Value>, RpcError> {
@@ -260,6 +307,28 @@ impl Gateway {
         entry.ts = now_ms;
         self.presence.put(&key.to_lowercase(), entry, false);
         self.presence_changed(For::All);
+    }
+
+    /// Runs the heartbeat: nothing can ask a model yet, so it is skipped, and says so to who asks and who listens.
+    fn run_heartbeat(&mut self, now_ms: i64) {
+        let heartbeat = json!({
+            "ts": now_ms,
+            "status": "skipped",
+            "reason": "no-model",
+            "preview": "",
+            "durationMs": 0,
+            "hasMedia": false,
+            "message": "Heartbeat skipped: this build cannot ask a model yet.",
+        });
+        if let Ok(payload) = Json::of(&heartbeat) {
+            self.broadcast(&broadcast::HEARTBEAT, For::All, &payload);
+        }
+        self.last_heartbeat = Some(heartbeat.clone());
+        let work = Work::Store(Box::new(move |db| {
+            records::put_meta(db, meta::LAST_HEARTBEAT, &heartbeat, now_ms)?;
+            Ok(Done { answer: None, facts: Vec::new() })
+        }));
+        self.effects.push_back(Effect::Start(Job { origin: Origin::Housekeeping("heartbeat"), work }));
     }
 
     /// Keeps a text for the agent's next turn, on disk, and then answers the call.
