@@ -87,6 +87,11 @@ const ALLOWED: &[(&str, &str)] = &[
     ("FROM devices ORDER BY created_ms", "everything is loaded once, at the start"),
     ("FROM device_tokens ORDER BY", "everything is loaded once, at the start"),
     ("FROM idempotency WHERE expires_ms > ?1 ORDER BY", "everything is loaded once, at the start"),
+    ("FROM pending_pairs WHERE at_ms > ?1 ORDER BY", "everything is loaded once, at the start"),
+    ("DELETE FROM pending_pairs WHERE device_id", "at most 512 rows, and a person is waiting"),
+    ("DELETE FROM pending_pairs WHERE at_ms", "at most 512 rows, and a person is waiting"),
+    ("DELETE FROM pending_pairs WHERE request_id IN", "at most 513 rows, and a person is waiting"),
+    ("DELETE FROM devices WHERE device_id IN", "at most 2049 rows, sorted only when there is one too many"),
 ];
 
 /// Calls every method of `Db` and `Queries` that runs a fixed statement.

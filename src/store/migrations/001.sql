@@ -1,4 +1,5 @@
 -- Times are milliseconds since 1970 (UTC), named *_ms. Columns that hold JSON hold its text.
+-- Tables of a few hundred rows have no index but their key: a first start pays for each one.
 -- A column that may be long comes last: what stands after it can only be read by walking through it.
 
 CREATE TABLE sessions (
@@ -118,7 +119,6 @@ CREATE TABLE idempotency (
     response   TEXT
 ) STRICT;
 CREATE INDEX idempotency_expires_ms ON idempotency (expires_ms);
-CREATE INDEX idempotency_answered ON idempotency (created_ms, key) WHERE state <> 'running';
 
 CREATE TABLE devices (
     device_id    TEXT PRIMARY KEY NOT NULL,
@@ -130,7 +130,6 @@ CREATE TABLE devices (
     last_seen_ms INTEGER NOT NULL,
     record       TEXT NOT NULL
 ) STRICT;
-CREATE INDEX devices_last_seen_ms ON devices (last_seen_ms);
 
 CREATE TABLE device_tokens (
     device_id    TEXT NOT NULL REFERENCES devices (device_id) ON DELETE CASCADE,
@@ -150,8 +149,6 @@ CREATE TABLE pending_pairs (
     at_ms      INTEGER NOT NULL,
     record     TEXT NOT NULL
 ) STRICT;
-CREATE INDEX pending_pairs_device_id ON pending_pairs (device_id);
-CREATE INDEX pending_pairs_at_ms ON pending_pairs (at_ms);
 
 CREATE TABLE audit (
     id         INTEGER PRIMARY KEY,
