@@ -1,0 +1,16 @@
+//! Everything that is tested against the real binary, over real sockets, in one test binary.
+
+// The server, its clients and their devices: what every other module speaks through.
+mod harness;
+// The recorded answers of two released gateways, replayed against ours and held to a floor.
+mod replay;
+// What people do with the gateway.
+mod stories;
+// The matrix of method and scope.
+mod scopes;
+// The published advisories, each under its id.
+mod advisories;
+// Broken and hostile peers, files and machines.
+mod bad_input;
+// What a kill leaves behind.
+mod durability;

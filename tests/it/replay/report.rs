@@ -1,0 +1,272 @@
+//! Counts per family, the table that is printed, and the floor that must hold.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::judge::Verdict;
+use super::recording::Step;
+use super::shape::Difference;
+use crate::harness::Proto;
+
+/// Most mismatches of one family that are printed.
+const MISMATCHES_PRINTED_MAX: usize = 200;
+
+/// One judged step.
+pub(super) struct Judged {
+    pub(super) family: String,
+    pub(super) scenario: String,
+    pub(super) step: u64,
+    pub(super) method: Option<String>,
+    /// Recorded as answered ok (or as nothing but events).
+    pub(super) success: bool,
+    pub(super) verdict: Verdict,
+}
+
+impl Judged {
+    pub(super) fn new(family: &str, step: &Step, verdict: Verdict) -> Judged {
+        Judged {
+            family: family.to_owned(),
+            scenario: step.scenario.clone(),
+            step: step.step,
+            method: step.method.clone(),
+            success: step.expect.as_ref().is_none_or(|expect| expect.ok == Some(true)),
+            verdict,
+        }
+    }
+
+    fn built(&self, unbuilt: &HashSet<String>) -> bool {
+        self.method.as_ref().is_none_or(|method| !unbuilt.contains(method))
+    }
+}
+
+/// So many of so many.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub(super) struct Part {
+    pub(super) matched: u32,
+    pub(super) of: u32,
+}
+
+impl Part {
+    fn add(&mut self, matched: bool) {
+        self.of += 1;
+        self.matched += u32::from(matched);
+    }
+
+    /// Hundredths, rounded down: a floor of 95 means at least 95.
+    fn percent(self) -> f64 {
+        if self.of == 0 { 100.0 } else { (f64::from(self.matched) * 1000.0 / f64::from(self.of)).floor() / 10.0 }
+    }
+}
+
+impl std::fmt::Display for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.pad(&format!("{}/{} {:.1}%", self.matched, self.of, self.percent()))
+    }
+}
+
+/// What is counted of one family.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub(super) struct Tally {
+    /// All steps that expect something.
+    pub(super) steps: Part,
+    /// Those recorded as answered ok.
+    pub(super) successes: Part,
+    /// Those recorded as refused or closed.
+    pub(super) refusals: Part,
+    /// Steps that match in their values, texts and close codes too.
+    pub(super) values: Part,
+    /// Orders of chat events.
+    #[serde(default)]
+    pub(super) order: Part,
+}
+
+impl Tally {
+    fn of<'j>(judged: impl Iterator<Item = &'j Judged>) -> Tally {
+        let mut tally = Tally::default();
+        for step in judged {
+            let matched = step.verdict.hard.is_none();
+            tally.steps.add(matched);
+            tally.values.add(matched && step.verdict.soft.is_none());
+            if step.success {
+                tally.successes.add(matched);
+            } else {
+                tally.refusals.add(matched);
+            }
+            if let Some(same) = step.verdict.order {
+                tally.order.add(same);
+            }
+        }
+        tally
+    }
+
+    fn parts(&self) -> [(&'static str, Part); 5] {
+        [
+            ("steps", self.steps),
+            ("successes", self.successes),
+            ("refusals", self.refusals),
+            ("values", self.values),
+            ("order", self.order),
+        ]
+    }
+}
+
+/// The outcome of one replay.
+pub(super) struct Report {
+    pub(super) proto: Proto,
+    pub(super) judged: Vec<Judged>,
+    /// Steps not compared, by family: unstable ones and those that need a network.
+    pub(super) skipped: BTreeMap<String, u32>,
+    /// Methods that the gateway neither lists nor answers.
+    pub(super) unbuilt: HashSet<String>,
+}
+
+impl Report {
+    /// Tallies of all families, with those of their built methods alone.
+    pub(super) fn tallies(&self) -> BTreeMap<String, (Tally, Tally)> {
+        let families: HashSet<&String> = self.judged.iter().map(|judged| &judged.family).collect();
+        let tally = |family: &String| {
+            let all = || self.judged.iter().filter(move |judged| judged.family == *family);
+            (family.clone(), (Tally::of(all()), Tally::of(all().filter(|judged| judged.built(&self.unbuilt)))))
+        };
+        families.into_iter().map(tally).collect()
+    }
+
+    /// The table. Columns under "built" leave out the steps of methods that are not built.
+    pub(super) fn table(&self) -> String {
+        let mut out = String::new();
+        let _ = writeln!(
+            out,
+            "replay of protocol {} ({} methods not built)\n{:18} {:16} {:16} {:16} {:16} {:12} {:16} {:16} {:16} skipped",
+            self.proto.number(),
+            self.unbuilt.len(),
+            "family",
+            "steps",
+            "successes",
+            "refusals",
+            "values too",
+            "chat order",
+            "built: steps",
+            "built: successes",
+            "built: values",
+        );
+        let mut row = |name: &str, (all, built): (Tally, Tally), skipped: u32| {
+            let order =
+                if all.order.of == 0 { String::new() } else { format!("{}/{}", all.order.matched, all.order.of) };
+            let _ = writeln!(
+                out,
+                "{name:18} {:16} {:16} {:16} {:16} {order:12} {:16} {:16} {:16} {skipped}",
+                all.steps, all.successes, all.refusals, all.values, built.steps, built.successes, built.values,
+            );
+        };
+        for (family, tallies) in self.tallies() {
+            row(&family, tallies, self.skipped.get(&family).copied().unwrap_or(0));
+        }
+        let built = self.judged.iter().filter(|judged| judged.built(&self.unbuilt));
+        row("ALL", (Tally::of(self.judged.iter()), Tally::of(built)), self.skipped.values().sum());
+        out
+    }
+
+    /// The differences, family by family; those of methods that are not built are only counted.
+    pub(super) fn mismatches(&self, values_too: bool) -> String {
+        let mut out = String::new();
+        for family in self.tallies().keys() {
+            let mut lines = Vec::new();
+            let mut not_built = 0;
+            for judged in self.judged.iter().filter(|judged| judged.family == *family) {
+                let order = Difference::new("order.chat", "another order");
+                let order = (judged.verdict.order == Some(false)).then_some(&order);
+                let soft = judged.verdict.soft.as_ref().or(order).filter(|_| values_too);
+                let Some((mark, found)) =
+                    judged.verdict.hard.as_ref().map(|hard| ("", hard)).or(soft.map(|soft| ("(value) ", soft)))
+                else {
+                    continue;
+                };
+                if !judged.built(&self.unbuilt) {
+                    not_built += 1;
+                    continue;
+                }
+                let method = judged.method.as_deref().unwrap_or("");
+                lines.push(format!(
+                    "  {mark}{} #{} {method}: {} {}",
+                    judged.scenario, judged.step, found.path, found.why
+                ));
+            }
+            if lines.is_empty() && not_built == 0 {
+                continue;
+            }
+            let more = lines.len().saturating_sub(MISMATCHES_PRINTED_MAX);
+            lines.truncate(MISMATCHES_PRINTED_MAX);
+            let _ = writeln!(out, "== {} {family}\n{}", self.proto.name(), lines.join("\n"));
+            if more > 0 || not_built > 0 {
+                let _ = writeln!(out, "  ({more} more; {not_built} of methods not built)");
+            }
+        }
+        out
+    }
+}
+
+/// The committed floor: protocol, then family.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(super) struct Floor(BTreeMap<String, BTreeMap<String, Tally>>);
+
+/// What became of the comparison with the floor.
+#[derive(Default)]
+pub(super) struct Standing {
+    /// Below the floor: the test fails.
+    pub(super) below: Vec<String>,
+    /// Above it: the floor should be raised.
+    pub(super) above: Vec<String>,
+}
+
+impl Floor {
+    fn path() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/recordings/floor.json")
+    }
+
+    pub(super) fn load() -> Floor {
+        let text = fs::read_to_string(Floor::path()).expect("the floor is committed");
+        serde_json::from_str(&text).expect("the floor is well formed")
+    }
+
+    /// Compares a report with the floor. A family without a floor is not held; one that lost recorded steps is below it.
+    pub(super) fn standing(&self, report: &Report) -> Standing {
+        let mut standing = Standing::default();
+        let Some(families) = self.0.get(report.proto.name()) else { return standing };
+        for (family, (tally, _)) in report.tallies() {
+            let Some(floor) = families.get(&family) else { continue };
+            for ((what, now), (_, floor)) in tally.parts().into_iter().zip(floor.parts()) {
+                let line = format!("{} {family} {what}: {now}, the floor is {floor}", report.proto.name());
+                if now.matched < floor.matched || now.of < floor.of {
+                    standing.below.push(line);
+                } else if now != floor {
+                    standing.above.push(line);
+                }
+            }
+        }
+        standing
+    }
+
+    /// Raises the floor of the report's families to what they reached, and writes it. Never lowers a count.
+    pub(super) fn raise(&mut self, report: &Report) {
+        let families = self.0.entry(report.proto.name().to_owned()).or_default();
+        for (family, (tally, _)) in report.tallies() {
+            let floor = families.entry(family).or_default();
+            for (floor, now) in [
+                (&mut floor.steps, tally.steps),
+                (&mut floor.successes, tally.successes),
+                (&mut floor.refusals, tally.refusals),
+                (&mut floor.values, tally.values),
+                (&mut floor.order, tally.order),
+            ] {
+                *floor = Part { matched: floor.matched.max(now.matched), of: floor.of.max(now.of) };
+            }
+        }
+        let text = serde_json::to_string_pretty(self).expect("plain data can be written") + "\n";
+        fs::write(Floor::path(), text).expect("the floor can be written");
+    }
+}

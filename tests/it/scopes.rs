@@ -1,0 +1,153 @@
+//! The matrix of method and scope, row by row, for both protocols (`fixtures/protocol/methods.json`).
+
+use std::fs;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::harness::client::Outcome;
+use crate::harness::connect::{ConnectOptions, Proto};
+use crate::harness::{Client, Server};
+
+/// Scopes that are tried, one at a time.
+const SCOPES: [&str; 10] = [
+    "operator.admin",
+    "operator.read",
+    "operator.write",
+    "operator.approvals",
+    "operator.pairing",
+    "operator.questions",
+    "operator.talk",
+    "operator.talk.secrets",
+    "operator.sessions.read",
+    "operator.sessions.write",
+];
+
+/// Methods that are not called with a scope that lets them through, because they act before they look at their params.
+const NOT_CALLED: [&str; 6] = [
+    "update.run",
+    "gateway.restart.request",
+    "gateway.suspend.prepare",
+    "gateway.suspend.resume",
+    "device.token.rotate",
+    "device.token.revoke",
+];
+
+/// One method of the released gateways.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Row {
+    name: String,
+    role: String,
+    scopes: Vec<String>,
+    scopes_v3: Option<Vec<String>>,
+    session_scope: Option<String>,
+    /// On protocol 4 the scope depends on the params.
+    #[serde(default)]
+    dynamic_v4: bool,
+}
+
+impl Row {
+    /// The scope this method needs; `None` when it needs none or its params decide.
+    fn needs(&self, proto: Proto) -> Option<&str> {
+        let scopes = match proto {
+            Proto::V3 => self.scopes_v3.as_ref().unwrap_or(&self.scopes),
+            Proto::V4 if self.dynamic_v4 => return None,
+            Proto::V4 => &self.scopes,
+        };
+        scopes.first().map(String::as_str).filter(|_| self.role == "operator")
+    }
+
+    /// Whether one held scope is enough, by the table of the wire contract.
+    fn satisfied_by(&self, held: &str, proto: Proto) -> bool {
+        let needed = self.needs(proto).expect("asked only for methods with a scope");
+        let implied: &[&str] = match (held, proto) {
+            ("operator.admin", _) => return true,
+            ("operator.write", Proto::V3) => &["operator.read"],
+            ("operator.write", Proto::V4) => {
+                &["operator.read", "operator.talk", "operator.sessions.read", "operator.sessions.write"]
+            }
+            ("operator.read", Proto::V4) => &["operator.sessions.read"],
+            ("operator.sessions.write", Proto::V4) => &["operator.sessions.read"],
+            _ => &[],
+        };
+        let covers = |scope: &str| held == scope || implied.contains(&scope);
+        covers(needed) || (proto == Proto::V4 && self.session_scope.as_deref().is_some_and(covers))
+    }
+}
+
+fn rows() -> Vec<Row> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/protocol/methods.json");
+    let text = fs::read_to_string(path).expect("the table of methods is committed");
+    serde_json::from_str(&text).expect("the table of methods is well formed")
+}
+
+fn refusal(client: &Client, method: &str) -> String {
+    // No method has this field: one that is reached refuses it, or ignores it and only reads.
+    let pending = client.start(method, Some(json!({ "zzNoSuchParam": true })));
+    match client.wait(pending).outcome {
+        Outcome::Answer(frame) => frame["error"]["message"].as_str().unwrap_or("").to_owned(),
+        other => panic!("{method} was not answered: {other:?}"),
+    }
+}
+
+fn check(proto: Proto) {
+    let server = Server::start();
+    let rows = rows();
+    let mut refused = 0;
+    let mut let_through = 0;
+    for scope in SCOPES {
+        let options = ConnectOptions::operator(scope).scopes(&[scope]);
+        let client = server.client(scope, proto, &options);
+        let listed = client.hello["features"]["methods"].as_array().expect("a hello lists methods").clone();
+        for row in rows.iter().filter(|row| listed.contains(&json!(row.name))) {
+            let Some(needed) = row.needs(proto) else { continue };
+            if row.satisfied_by(scope, proto) {
+                if !NOT_CALLED.contains(&row.name.as_str()) {
+                    let said = refusal(&client, &row.name);
+                    assert!(!said.starts_with("missing scope"), "{} with {scope}: {said}", row.name);
+                    let_through += 1;
+                }
+            } else {
+                let wanted = format!("missing scope: {needed}");
+                assert_eq!(refusal(&client, &row.name), wanted, "{} with {scope}", row.name);
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 100 && let_through > 50, "the matrix had {refused} refused and {let_through} open cells");
+}
+
+#[test]
+fn every_cell_of_the_protocol_3_matrix_holds() {
+    check(Proto::V3);
+}
+
+#[test]
+fn every_cell_of_the_protocol_4_matrix_holds() {
+    check(Proto::V4);
+}
+
+/// A protocol 4 gateway closes a socket after more than ten calls of the wrong role; each node makes fewer.
+const CALLS_PER_NODE: usize = 8;
+
+#[test]
+fn a_node_may_call_nothing_of_an_operator_and_an_operator_nothing_of_a_node() {
+    let server = Server::start();
+    let ann = server.operator("ann");
+    let listed = ann.hello["features"]["methods"].as_array().unwrap().clone();
+    // `health` is everybody's.
+    let mut methods = rows();
+    methods.retain(|row| row.role == "operator" && listed.contains(&json!(row.name)));
+    assert!(methods.len() > 20, "only {} methods are listed", methods.len());
+    for some in methods.chunks(CALLS_PER_NODE) {
+        let node = server.node("attic");
+        for row in some {
+            assert_eq!(refusal(&node, &row.name), "unauthorized role: node", "{}", row.name);
+        }
+    }
+    for method in ["node.invoke.result", "node.event"] {
+        assert_eq!(refusal(&ann, method), "unauthorized role: operator", "{method}");
+    }
+}
