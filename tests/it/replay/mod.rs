@@ -7,7 +7,8 @@
 //! Environment, for people: `REPLAY=cron,chat` or `REPLAY=all` plays other families, `REPLAY_VERBOSE=1` prints what differs,
 //! `REPLAY_RAISE=1` raises the floor to what was reached. With `REPLAY_URL`, `REPLAY_TOKEN` and `REPLAY_PROTOCOL`
 //! the ignored test `plays_against_another_gateway` plays against a gateway that is already running (a released one, to
-//! calibrate this replayer; `REPLAY_HIDE` names its state directory, `REPLAY_WORKSPACE` its workspace).
+//! calibrate this replayer; `REPLAY_HIDE` names its state directory, `REPLAY_WORKSPACE` its workspace); with `REPLAY_HOLD`
+//! it holds the floor there too.
 
 mod judge;
 mod normal;
@@ -69,8 +70,12 @@ fn plays_against_another_gateway() {
     let hidden: Vec<String> = env::var("REPLAY_HIDE").unwrap_or_default().split(',').map(str::to_owned).collect();
     let workspace = env::var("REPLAY_WORKSPACE").unwrap_or_default();
     let report = play(target, &hidden, &workspace, families().unwrap_or(Families::All));
-    println!("{}{}", report.table(), report.mismatches(true));
+    println!("{}\n{}", report.table(), report.mismatches(true));
     assert!(!report.judged.is_empty(), "nothing was played");
+    if env::var_os("REPLAY_HOLD").is_some() {
+        let standing = Floor::load().standing(&report);
+        assert!(standing.below.is_empty(), "below the floor:\n{}", standing.below.join("\n"));
+    }
 }
 
 /// Which families are played.

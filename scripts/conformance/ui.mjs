@@ -1,0 +1,98 @@
+// (e) Both released Control UI builds, served by the gateway, in a real browser: they load, sign in by token, show chat and overview.
+import fs from 'node:fs';
+import { createRequire } from 'node:module';
+import path from 'node:path';
+import { execFileSync } from 'node:child_process';
+import { peers, recordedConfig, releases, root, startGateway, temporary } from './gateway.mjs';
+import { startModel } from './model.mjs';
+import { startWitness } from './witness.mjs';
+
+const WAIT_MS = 30_000;
+const ARGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'];
+
+// How each build is signed in to, and its views: path, what must be on the page, what the gateway must have answered.
+const builds = {
+  '2026.9.6': {
+    signIn: (token) => `/#token=${token}`,
+    views: [
+      ['chat', '/chat/main', ['chat.startup'], (page) => page.locator('textarea, [contenteditable="true"]').first().waitFor({ timeout: WAIT_MS })],
+      // This build has no view called overview: the sessions and connection views are what became of it.
+      ['overview', '/settings/connection', [], (page) => page.getByText('Connected', { exact: true }).first().waitFor({ timeout: WAIT_MS })],
+      ['sessions', '/sessions', ['sessions.list'], (page) => page.getByText(/Sessions/i).first().waitFor({ timeout: WAIT_MS })],
+    ],
+  },
+  '2026.2.21': {
+    signIn: (token) => `/#token=${token}`,
+    views: [
+      ['chat', '/chat', ['chat.history'], (page) => page.locator('textarea').first().waitFor({ timeout: WAIT_MS })],
+      ['overview', '/overview', ['health', 'status'], (page) => page.getByText(/Overview/i).first().waitFor({ timeout: WAIT_MS })],
+      ['sessions', '/sessions', ['sessions.list'], (page) => page.getByText(/Sessions/i).first().waitFor({ timeout: WAIT_MS })],
+    ],
+  },
+};
+
+export async function runControlUis({ release, token, say }) {
+  const { chromium } = createRequire(`${peers}/tools/`)('playwright-core');
+  const executablePath = execFileSync('sh', ['-c', 'command -v chromium']).toString().trim();
+  const folder = path.join(root, 'target/conformance');
+  const results = []; const seen = [];
+  for (const [build, { signIn, views }] of Object.entries(builds)) {
+    if (release && release !== build) continue;
+    const model = await startModel();
+    const protocol = releases[build].protocol;
+    const config = recordedConfig({ token, workspace: temporary('ui-workspace'), modelPort: model.port, protocol });
+    // The released gateway finds its own page; ours is told where it lies.
+    if (!release) config.gateway.controlUi = { root: `${releases[build].folder}/dist/control-ui` };
+    const gateway = await startGateway({ release, token, config });
+    const witness = await startWitness(gateway.port);
+    const profile = temporary('chromium');
+    const browser = await chromium.launchPersistentContext(profile, { executablePath, headless: true, args: ARGS, viewport: { width: 1360, height: 900 } });
+    const page = browser.pages()[0] ?? await browser.newPage();
+    const broken = [];
+    page.on('pageerror', (error) => broken.push(error.message));
+    const base = `http://127.0.0.1:${witness.port}`;
+    const check = async (name, what) => {
+      let why = null;
+      try { await what(); } catch (error) { why = error.message.split('\n')[0]; }
+      results.push({ name: `Control UI ${build} ${name}`, good: why === null });
+      say(`${why === null ? 'ok  ' : 'FAIL'} Control UI ${build} ${name}${why === null ? '' : `: ${why}`}`);
+    };
+    const answered = (methods) => {
+      const good = witness.connections.flatMap((c) => c.calls).filter((call) => call.frame.ok).map((call) => call.method);
+      return methods.filter((method) => !good.includes(method));
+    };
+    const until = async (holds, otherwise) => {
+      const deadline = Date.now() + WAIT_MS;
+      while (!holds()) {
+        if (Date.now() > deadline) throw new Error(otherwise());
+        await new Promise((done) => setTimeout(done, 50));
+      }
+    };
+    await check('loads and signs in', async () => {
+      const response = await page.goto(base + signIn(token), { waitUntil: 'load', timeout: WAIT_MS });
+      if (!response.ok()) throw new Error(`the page answers ${response.status()}`);
+      await until(() => witness.connections.some((c) => c.hello), () => `no hello; asked: ${JSON.stringify(witness.connections.map((c) => c.calls.map((x) => x.frame.error?.message)))}`);
+      if (witness.connections.find((c) => c.hello).protocol !== protocol) throw new Error('another protocol was agreed on');
+    });
+    for (const [name, address, methods, shown] of views) {
+      await check(`shows ${name}`, async () => {
+        await page.goto(base + address, { waitUntil: 'load', timeout: WAIT_MS });
+        await shown(page);
+        await until(() => answered(methods).length === 0, () => `not answered: ${answered(methods)}`);
+        // Late answers redraw the page; the screenshot is for people.
+        await page.waitForLoadState('networkidle', { timeout: 5000 }).catch(() => {});
+        await page.screenshot({ path: path.join(folder, `control-ui-${build}-${name}.png`) });
+      });
+    }
+    await check('runs without a script error', async () => { if (broken.length) throw new Error([...new Set(broken)].join('; ').slice(0, 400)); });
+    const refused = witness.connections.flatMap((c) => c.calls).filter((call) => !call.frame.ok).map((call) => `${call.method}: ${call.frame.error?.message}`);
+    if (refused.length) say(`     refused: ${[...new Set(refused)].join('; ').slice(0, 1200)}`);
+    await browser.close();
+    witness.stop();
+    await gateway.stop();
+    model.stop();
+    seen.push(...witness.connections);
+  }
+  say(`screenshots: ${path.relative(root, folder)}/*.png`);
+  return { results, seen };
+}
