@@ -13,6 +13,10 @@ use crate::harness::client::Outcome;
 use crate::harness::connect::{ConnectOptions, Proto};
 use crate::harness::{Attempt, Client, Inbox, Server, Socket, http};
 
+/// Exit statuses that scripts rely on: a bad configuration, an unusable state directory, a taken port or directory.
+const CONFIG: i32 = 3;
+const STORE: i32 = 4;
+const BUSY: i32 = 78;
 /// Longest wait for a close that must come.
 const CLOSE_WAIT: Duration = Duration::from_secs(20);
 /// Largest frame before the handshake is done, in bytes.
@@ -322,7 +326,7 @@ fn unknown_keys_and_wrong_types_are_named() {
 #[test]
 fn a_broken_configuration_stops_the_start_with_line_and_column() {
     let ended = Server::with().config_text("{\n  \"gateway\": {\n    \"port\": oops\n  }\n}\n").run_to_end(|_| {});
-    assert_eq!(ended.status.code(), Some(3), "the status of a bad configuration: {}", ended.stderr);
+    assert_eq!(ended.status.code(), Some(CONFIG), "the status of a bad configuration: {}", ended.stderr);
     assert!(ended.stderr.contains("openclaw.json"), "the file is named: {}", ended.stderr);
     assert!(ended.stderr.contains("3:") || ended.stderr.contains("line 3"), "the line is named: {}", ended.stderr);
 }
@@ -360,7 +364,7 @@ fn a_port_in_use_is_an_exit_status_and_a_sentence() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     let ended = Server::with().args(&["--port", &port]).run_to_end(|_| {});
-    assert!(ended.status.code().is_some_and(|code| code != 0), "{}", ended.stderr);
+    assert_eq!(ended.status.code(), Some(BUSY), "{}", ended.stderr);
     assert!(ended.stderr.contains(&port), "the port is named: {}", ended.stderr);
     assert!(ended.stderr.to_lowercase().contains("in use"), "the reason is named: {}", ended.stderr);
     assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
@@ -371,7 +375,7 @@ fn a_second_daemon_on_the_same_directory_is_turned_away() {
     let server = Server::start();
     let state = server.state_dir().to_string_lossy().into_owned();
     let ended = Server::with().env("OPENCLAW_RS_STATE_DIR", &state).run_to_end(|_| {});
-    assert!(ended.status.code().is_some_and(|code| code != 0), "{}", ended.stderr);
+    assert_eq!(ended.status.code(), Some(BUSY), "{}", ended.stderr);
     assert!(ended.stderr.contains(&state), "the directory is named: {}", ended.stderr);
     still_serves(&server.operator("ann"));
 }
@@ -381,7 +385,7 @@ fn a_read_only_state_directory_is_an_exit_status_and_a_sentence() {
     let ended = Server::with().run_as_nobody().run_to_end(|home| {
         fs::set_permissions(home.join("state"), fs::Permissions::from_mode(0o555)).unwrap();
     });
-    assert!(ended.status.code().is_some_and(|code| code != 0), "{}", ended.stderr);
+    assert_eq!(ended.status.code(), Some(STORE), "{}", ended.stderr);
     assert!(ended.stderr.contains("state"), "the directory is named: {}", ended.stderr);
     assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
 }

@@ -14,3 +14,5 @@ mod advisories;
 mod bad_input;
 // What a kill leaves behind.
 mod durability;
+// Our own command line, as scripts use it.
+mod command_line;

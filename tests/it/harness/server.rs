@@ -157,7 +157,10 @@ impl ServerBuilder {
         command.env_clear().env("HOME", home).env("TZ", "UTC").env("OPENCLAW_RS_STATE_DIR", &state);
         command.envs(self.env.iter().map(|(key, value)| (key, value)));
         command.current_dir(home).stdin(Stdio::null());
-        command.args(["gateway", "run", "--port", "0", "--config"]).arg(state.join("openclaw.json"));
+        command.args(["gateway", "run", "--config"]).arg(state.join("openclaw.json"));
+        if !self.args.iter().any(|arg| arg == "--port") {
+            command.args(["--port", "0"]);
+        }
         command.args(&self.args);
         // SAFETY: geteuid(2) takes nothing and always succeeds.
         if self.run_as_nobody && unsafe { libc::geteuid() } == 0 {
