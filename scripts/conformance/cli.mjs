@@ -44,34 +44,36 @@ const commands = {
 };
 
 export async function runCommandLines({ gateway, only, say }) {
-  const seen = []; const results = [];
-  for (const release of Object.keys(commands)) {
-    if (only && only !== release) continue;
-    const home = temporary(`cli-${release}`);
-    const witness = await startWitness(gateway.port);
-    const url = `ws://127.0.0.1:${witness.port}`;
-    const file = path.join(home, 'openclaw.json');
-    fs.writeFileSync(file, JSON.stringify({ gateway: { mode: 'remote', remote: { url, token: gateway.token } }, update: { checkOnStart: false } }));
-    const env = { HOME: home, TZ: 'UTC', NO_COLOR: '1', PATH: `${path.dirname(node)}:/usr/bin:/bin`, OPENCLAW_STATE_DIR: home, OPENCLAW_CONFIG_PATH: file };
-    for (const [words, methods, holds] of commands[release]) {
-      const args = words.flatMap((word) => (word === 'URL' ? ['--url', url, '--token', gateway.token] : [word]));
-      const from = witness.connections.length;
-      const { code, out, err } = await run(args, { cwd: releases[release].folder, env });
-      const calls = witness.connections.slice(from).flatMap((c) => c.calls);
-      const answered = calls.filter((call) => call.frame.ok).map((call) => call.method);
-      const refused = calls.filter((call) => !call.frame.ok).map((call) => `${call.method}: ${call.frame.error?.message}`);
-      const missing = methods.filter((method) => !answered.includes(method));
-      let printed = false; let why = '';
-      try { printed = holds(out); } catch (error) { why = error.message; }
-      const good = code === 0 && missing.length === 0 && printed;
-      results.push({ name: `${release} ${words.filter((w) => w !== 'URL').join(' ')}`, good });
-      say(`${good ? 'ok  ' : 'FAIL'} ${release} openclaw ${words.join(' ')}${refused.length ? `   (refused: ${[...new Set(refused)].join('; ').slice(0, 200)})` : ''}`);
-      if (!good) say(`     exit ${code}; not answered: ${missing.join(', ') || '-'}; printed ${printed ? 'well' : `otherwise ${why}`}\n     ${(out + err).trim().slice(0, 600).replaceAll('\n', '\n     ')}`);
-    }
-    witness.stop();
-    seen.push(...witness.connections);
+  const wanted = Object.keys(commands).filter((release) => !only || only === release);
+  const outcomes = await Promise.all(wanted.map((release) => runRelease(release, gateway, say)));
+  return { results: outcomes.flatMap((o) => o.results), seen: outcomes.flatMap((o) => o.seen) };
+}
+
+async function runRelease(release, gateway, say) {
+  const results = [];
+  const home = temporary(`cli-${release}`);
+  const witness = await startWitness(gateway.port);
+  const url = `ws://127.0.0.1:${witness.port}`;
+  const file = path.join(home, 'openclaw.json');
+  fs.writeFileSync(file, JSON.stringify({ gateway: { mode: 'remote', remote: { url, token: gateway.token } }, update: { checkOnStart: false } }));
+  const env = { HOME: home, TZ: 'UTC', NO_COLOR: '1', PATH: `${path.dirname(node)}:/usr/bin:/bin`, OPENCLAW_STATE_DIR: home, OPENCLAW_CONFIG_PATH: file };
+  for (const [words, methods, holds] of commands[release]) {
+    const args = words.flatMap((word) => (word === 'URL' ? ['--url', url, '--token', gateway.token] : [word]));
+    const from = witness.connections.length;
+    const { code, out, err } = await run(args, { cwd: releases[release].folder, env });
+    const calls = witness.connections.slice(from).flatMap((c) => c.calls);
+    const answered = calls.filter((call) => call.frame.ok).map((call) => call.method);
+    const refused = calls.filter((call) => !call.frame.ok).map((call) => `${call.method}: ${call.frame.error?.message}`);
+    const missing = methods.filter((method) => !answered.includes(method));
+    let printed = false; let why = '';
+    try { printed = holds(out); } catch (error) { why = error.message; }
+    const good = code === 0 && missing.length === 0 && printed;
+    results.push({ name: `${release} ${words.join(' ')}`, good });
+    say(`${good ? 'ok  ' : 'FAIL'} ${release} openclaw ${words.join(' ')}${refused.length ? `   (refused: ${[...new Set(refused)].join('; ').slice(0, 200)})` : ''}`);
+    if (!good) say(`     exit ${code}; not answered: ${missing.join(', ') || '-'}; printed ${printed ? 'well' : `otherwise ${why}`}\n     ${(out + err).trim().slice(0, 600).replaceAll('\n', '\n     ')}`);
   }
-  return { results, seen };
+  witness.stop();
+  return { results, seen: witness.connections };
 }
 
 function run(args, options) {
