@@ -16,3 +16,7 @@ mod bad_input;
 mod durability;
 // Our own command line, as scripts use it.
 mod command_line;
+// Ways in, and what each leaves behind.
+mod sign_in;
+// The port itself: paths, addresses, pipelining, signs of life.
+mod transport;
