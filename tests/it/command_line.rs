@@ -35,7 +35,8 @@ fn run_against(server: &Server, args: &[&str]) -> Output {
 
 #[track_caller]
 fn json_of(output: &Output) -> Value {
-    assert!(output.status.success(), "{}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+    let said = || format!("{}{}", text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{}: {}", output.status, said());
     serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stdout)))
 }

@@ -85,7 +85,11 @@ fn kill_9_in_the_middle_of_200_sends_loses_nothing_acknowledged_and_doubles_noth
     // The senders do not know which of the others arrived, so they send everything again under the same keys.
     let again: Vec<_> = (0..all).map(|n| (n, send(&ann, n))).collect();
     for (n, pending) in again {
-        assert!(acknowledged(&ann.wait(pending).outcome), "message {n} was refused the second time");
+        // Well, or as badly as the first time: either way it is the answer of that one message.
+        match ann.wait(pending).outcome {
+            Outcome::Answer(frame) => assert_eq!(frame["payload"]["runId"], format!("crash-{n}"), "{frame}"),
+            other => panic!("message {n}, sent again: {other:?}"),
+        }
     }
     let after = histories(&ann);
     for n in 0..all {

@@ -187,7 +187,9 @@ impl Client {
     }
 
     fn outcome(&self, from: usize, mut wanted: impl FnMut(&Value) -> bool) -> Outcome {
-        let found = self.inbox.wait(from, Instant::now() + PATIENCE, |arrival| {
+        // A connection that had ended before says so before `from`; what is there is all there will be.
+        let patience = if self.socket.is_open() { PATIENCE } else { Duration::ZERO };
+        let found = self.inbox.wait(from, Instant::now() + patience, |arrival| {
             if arrival.socket != self.socket.id {
                 return None;
             }
@@ -197,7 +199,11 @@ impl Client {
                 _ => None,
             }
         });
-        found.map_or(Outcome::Nothing, |(_, outcome)| outcome)
+        if let Some((_, outcome)) = found {
+            return outcome;
+        }
+        let ended = (!self.socket.is_open()).then(|| self.socket.closed(&self.inbox, PATIENCE)).flatten();
+        ended.map_or(Outcome::Nothing, |(code, reason)| Outcome::Closed(code, reason))
     }
 
     /// Waits for the next event of this name; earlier events are behind this client from then on.

@@ -57,7 +57,7 @@ impl Default for ServerBuilder {
 }
 
 impl ServerBuilder {
-    /// Merges `patch` into the configuration, objects key by key.
+    /// Merges `patch` into the configuration, objects key by key; null removes a key.
     #[must_use]
     pub(crate) fn config(mut self, patch: &Value) -> ServerBuilder {
         merge(&mut self.config, patch);
@@ -184,11 +184,15 @@ impl ServerBuilder {
     }
 }
 
-/// Objects key by key; anything else is replaced.
+/// Objects key by key; null removes a key; anything else is replaced.
 fn merge(base: &mut Value, patch: &Value) {
     match (base, patch) {
         (Value::Object(base), Value::Object(patch)) => {
             for (key, value) in patch {
+                if value.is_null() {
+                    base.remove(key);
+                    continue;
+                }
                 merge(base.entry(key.clone()).or_insert(Value::Null), value);
             }
         }
