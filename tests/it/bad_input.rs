@@ -145,6 +145,7 @@ fn frames_that_break_the_websocket_protocol_close_with_1002() {
 }
 
 #[test]
+#[ignore = "waits for the limit of 64 KiB before the handshake"]
 fn an_oversize_frame_before_the_handshake_closes_with_1009() {
     let server = Server::start();
     let (socket, inbox) = stranger(&server);
@@ -168,6 +169,7 @@ fn an_oversize_frame_after_the_handshake_closes_with_1009_and_harms_nobody() {
 }
 
 #[test]
+#[ignore = "waits for the sessions family"]
 fn a_frame_of_the_allowed_size_is_answered() {
     let server = Server::start();
     let ann = server.operator("ann");
@@ -303,6 +305,7 @@ fn a_flood_of_half_open_connections_leaves_room_for_a_guest() {
 }
 
 #[test]
+#[ignore = "waits for the sessions family"]
 fn unknown_keys_and_wrong_types_are_named() {
     let server = Server::start();
     let ann = server.operator("ann");

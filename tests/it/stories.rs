@@ -31,6 +31,7 @@ fn an_injected_message_reaches_every_operator_but_no_node() {
 }
 
 #[test]
+#[ignore = "waits for the sessions family"]
 fn a_patch_reaches_a_subscriber_and_nobody_else() {
     let server = Server::with().model().start();
     let (ann, bob, node) = (server.operator("ann"), server.operator("bob"), server.node("attic"));
@@ -171,6 +172,7 @@ fn an_operator_is_told_of_every_decision() {
 }
 
 #[test]
+#[ignore = "waits for the Idempotency-Key header of webhooks"]
 fn a_signed_webhook_becomes_one_message_however_often_it_is_sent() {
     let hooks = json!({ "hooks": { "enabled": true, "token": "hook-token-77aa", "allowRequestSessionKey": true } });
     let server = Server::with().model().config(&hooks).start();
