@@ -74,7 +74,6 @@ fn cve_2026_25253_the_page_takes_no_gateway_address_from_its_query() {
 }
 
 #[test]
-#[ignore = "waits for the shell to ask Gateway::may_upgrade"]
 fn clawjacked_a_foreign_origin_gets_403_before_any_frame() {
     let server = Server::start();
     for origin in ["https://evil.example", "http://localhost.evil.example", "null", "not an origin"] {
