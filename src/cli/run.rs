@@ -30,7 +30,7 @@ use crate::net::{ExitReason, NetError, Setup, Shell};
 use crate::runtime::clock::Now;
 use crate::runtime::logging::{self, Logger};
 use crate::runtime::notify::Notify;
-use crate::runtime::{host, random};
+use crate::runtime::{host, memory, random};
 use crate::store::dir::StateDir;
 use crate::store::open::{Database, OnDamage};
 
@@ -97,6 +97,8 @@ pub fn run(args: &Args, out: &mut Out) -> Result<Outcome, CliError> {
         notify: Notify::from_env(),
         control,
     };
+    let released = memory::release_startup_code();
+    log::debug!("released code that only the start needed bytes={released}");
     let reason = shell.run(setup);
     log::info!("stopped");
     logger.stop();

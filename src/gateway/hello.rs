@@ -148,8 +148,8 @@ fn snapshot(gateway: &Gateway, now: Now, caller: &Caller) -> Value {
         "uptimeMs": gateway.uptime_ms(now),
         "sessionDefaults": defaults,
     });
-    // Protocol 3's own gateway tells everybody its paths; ours tells only who may administer it.
-    if caller.is_admin() {
+    // Protocol 3's contract names its paths to whoever it admits; protocol 4's only to who may administer it.
+    if caller.protocol == Protocol::V3 || caller.is_admin() {
         out["configPath"] = json!(gateway.config.document.path);
         out["stateDir"] = json!(gateway.boot.state_dir);
         out["authMode"] = json!(gateway.config.settings.gateway.auth.mode.as_str());
