@@ -25,14 +25,17 @@ const EMBEDDED_POLICY: &str = "default-src 'none'; base-uri 'none'; connect-src 
 /// Headers of our own page.
 pub fn embedded() -> Vec<(&'static str, String)> {
     let mut headers = common(EMBEDDED_POLICY.to_owned());
-    headers.push(("Permissions-Policy", "camera=(), geolocation=(), microphone=()".to_owned()));
+    headers.push(("Permissions-Policy", "camera=(), geolocation=(), microphone=(), payment=()".to_owned()));
     headers.push(("Cross-Origin-Resource-Policy", "same-origin".to_owned()));
     headers
 }
 
 /// Headers of upstream's page and its files; `hashes` are the policy sources of the index's inline scripts.
 pub fn upstream(build: Build, hashes: &[String]) -> Vec<(&'static str, String)> {
-    common(upstream_policy(build, hashes))
+    let mut headers = common(upstream_policy(build, hashes));
+    // The newer page scans codes, listens and speaks; each still asks its user first.
+    headers.push(("Permissions-Policy", "camera=(self), geolocation=(self), microphone=(self), payment=()".to_owned()));
+    headers
 }
 
 /// The policy each build needs (client notes, section 10, item 6), with the terminal off.

@@ -113,7 +113,7 @@ mod our_own_page {
              X-Content-Type-Options: nosniff\n\
              Referrer-Policy: no-referrer\n\
              X-Frame-Options: DENY\n\
-             Permissions-Policy: camera=(), geolocation=(), microphone=()\n\
+             Permissions-Policy: camera=(), geolocation=(), microphone=(), payment=()\n\
              Cross-Origin-Resource-Policy: same-origin\n\
              Cache-Control: no-cache\n\
              ETag: TAG\n\
@@ -255,6 +255,7 @@ mod an_upstream_build {
              X-Content-Type-Options: nosniff\n\
              Referrer-Policy: no-referrer\n\
              X-Frame-Options: DENY\n\
+             Permissions-Policy: camera=(self), geolocation=(self), microphone=(self), payment=()\n\
              Cache-Control: no-cache\n\
              ETag: TAG\n\
              Content-Type: text/html; charset=utf-8"
@@ -330,7 +331,7 @@ mod an_upstream_build {
             let etag = answer.header("ETag").expect("an entity tag").to_owned();
             assert!(etag.starts_with(&format!("W/\"{:x}-", body.len())), "{etag}");
             let lines = head(&answer);
-            let lines = lines.split_once("X-Frame-Options: DENY\n").expect("the common headers").1;
+            let lines = lines.split_once("payment=()\n").expect("the common headers").1;
             assert_eq!(lines.replace(&etag, "TAG"), want, "{path} {accept_encoding:?}");
             assert_eq!(&*answer.body, body.as_bytes());
             let again = site.serve(&Request { accept_encoding, if_none_match: Some(&etag), ..get(path) });
