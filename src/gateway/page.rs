@@ -85,7 +85,7 @@ impl Gateway {
             }),
             Route::Config => Some(match self.http_caller(now, conn, request) {
                 Ok(_) => self.bootstrap(&site, Bootstrap::Full),
-                Err(_) => adapt(bootstrap::unauthorized()),
+                Err(refusal) => refusal,
             }),
             Route::AvatarMeta { .. } => Some(adapt(bootstrap::avatar_meta())),
             Route::Page => {
@@ -160,7 +160,8 @@ impl Gateway {
         let own = agent.and_then(|agent| agent.identity.name.as_deref().or(agent.name.as_deref()));
         let name = own.or(settings.ui.assistant_name.as_deref()).unwrap_or("Assistant");
         let initial: String = name.chars().take(1).flat_map(char::to_uppercase).collect();
-        let avatar = settings.ui.assistant_avatar.as_deref().unwrap_or(&initial);
+        let avatar = agent.and_then(|agent| agent.identity.avatar.as_deref());
+        let avatar = avatar.or(settings.ui.assistant_avatar.as_deref()).unwrap_or(&initial);
         let assistant = bootstrap::Assistant { name, avatar, agent_id: &settings.agents.default_id };
         adapt(match which {
             Bootstrap::Open => bootstrap::open_config(&site.base, assistant),

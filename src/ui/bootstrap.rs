@@ -45,11 +45,6 @@ pub fn full_config(base: &BasePath, assistant: Assistant<'_>, version: &str) -> 
     headers::json_answer(200, &config)
 }
 
-/// A configuration asked for without, or with a wrong, bearer.
-pub fn unauthorized() -> Response {
-    headers::json_answer(401, &json!({ "error": { "message": "Unauthorized", "type": "unauthorized" } }))
-}
-
 /// No agent has a picture: both pages then draw a letter.
 pub fn avatar_meta() -> Response {
     headers::json_answer(200, &json!({ "avatarUrl": null }))

@@ -41,7 +41,11 @@ pub fn serve(root: &Path, base: &BasePath, inside: &str, request: &Request<'_>) 
     let name = parts.last().map_or("", |part| part);
     match Kind::of(name) {
         Kind::File(_) if parts.len() == 1 && name == INDEX => serve_index(&root, base, request),
-        Kind::File(content_type) => serve_file(&root, &parts, content_type, request),
+        Kind::File(content_type) => {
+            // Names below `assets/` hold a digest of their content.
+            let hashed = parts.len() > 1 && parts[0] == "assets";
+            serve_file(&root, &parts, content_type, if hashed { FOREVER } else { ASK }, request)
+        }
         Kind::View if !NOT_VIEWS.contains(&&*parts[0]) && content::takes_html(request.accept) => {
             serve_index(&root, base, request)
         }
@@ -54,7 +58,7 @@ pub fn file(root: &Path, inside: &str, request: &Request<'_>) -> Response {
     let Some(parts) = path::parts(inside) else { return headers::not_found(request.path) };
     let Ok(root) = File::open(root) else { return headers::not_found(request.path) };
     match Kind::of(parts.last().map_or("", |part| part)) {
-        Kind::File(content_type) => serve_file(&OwnedFd::from(root), &parts, content_type, request),
+        Kind::File(content_type) => serve_file(&OwnedFd::from(root), &parts, content_type, ASK, request),
         Kind::View | Kind::Withheld => headers::not_found(request.path),
     }
 }
@@ -80,7 +84,13 @@ fn serve_index(root: &OwnedFd, base: &BasePath, request: &Request<'_>) -> Respon
     Response { status: 200, headers, body: Cow::Owned(index.html.into_bytes()) }
 }
 
-fn serve_file(root: &OwnedFd, parts: &[Cow<'_, str>], content_type: &str, request: &Request<'_>) -> Response {
+fn serve_file(
+    root: &OwnedFd,
+    parts: &[Cow<'_, str>],
+    content_type: &str,
+    keep: &str,
+    request: &Request<'_>,
+) -> Response {
     let Ok(mut found) = open_below(root, parts) else { return headers::not_found(request.path) };
     let mut coding = None;
     for wanted in content::codings(request.accept_encoding) {
@@ -94,9 +104,7 @@ fn serve_file(root: &OwnedFd, parts: &[Cow<'_, str>], content_type: &str, reques
     // when it is opened as a page of its own.
     let mut headers =
         headers::upstream(if has_service_worker(root) { Build::Protocol4 } else { Build::Protocol3 }, &[]);
-    // Names below `assets/` hold a digest of their content.
-    let hashed = parts.len() > 1 && parts[0] == "assets";
-    headers.push(("Cache-Control", if hashed { FOREVER } else { ASK }.to_owned()));
+    headers.push(("Cache-Control", keep.to_owned()));
     headers.push(("Vary", "Accept-Encoding".to_owned()));
     let etag = format!("W/\"{:x}-{:x}\"", found.bytes, found.modified_ns);
     let current = content::is_current(request.if_none_match, &etag);

@@ -9,7 +9,7 @@ pub enum Route<'a> {
     /// any [`open_config`](super::bootstrap::open_config).
     OpenConfig,
     /// `/control-ui-config.json` and its alias: with a valid bearer (shared secret or device token)
-    /// [`full_config`](super::bootstrap::full_config), else [`unauthorized`](super::bootstrap::unauthorized).
+    /// [`full_config`](super::bootstrap::full_config), else refused like any request without a credential.
     Config,
     /// `/avatar/AGENT?meta=1`: [`avatar_meta`](super::bootstrap::avatar_meta).
     AvatarMeta {
