@@ -1,5 +1,7 @@
 //! Carrying out what the core wants.
 
+use std::time::Instant;
+
 use super::conn::{Closing, Machine, Phase};
 use super::core::Core;
 use super::crowd::Standing;
@@ -92,14 +94,19 @@ impl<C: Core> Server<C> {
                 log_limited!(Warn, "closing connection: slow consumer conn={} bytes={bytes}", id.0);
                 // It would never get to what waits.
                 conn.out.clear_unsent();
-                self.close(id, close::POLICY, "slow consumer");
+                let until = self.now.mono + self.limits.clocks.close_wait_max;
+                self.close_until(id, close::POLICY, "slow consumer", until);
             }
         }
     }
 
     /// Begins to close a WebSocket: what is queued leaves first.
     pub(super) fn close(&mut self, id: ConnId, code: u16, reason: &str) {
-        let until = self.now.mono + self.limits.clocks.close_wait_max;
+        self.close_until(id, code, reason, self.now.mono + self.limits.clocks.close_flush_max);
+    }
+
+    /// The same, with the time at which it ends at the latest.
+    fn close_until(&mut self, id: ConnId, code: u16, reason: &str, until: Instant) {
         let Some(conn) = self.conns.get_mut(id) else { return };
         let Machine::WebSocket(socket) = &mut conn.machine else { return };
         if socket.is_closing() {
@@ -126,7 +133,7 @@ impl<C: Core> Server<C> {
 
     pub(super) fn reply(&mut self, id: ConnId, response: &HttpResponse) {
         if tokens::is_control(id) {
-            if let Some(answer) = self.asked.remove(&id) {
+            if let Some((answer, _)) = self.asked.remove(&id) {
                 // Nobody waits any more when the control port has given up.
                 let _ = answer.try_send(response.clone());
             }

@@ -39,7 +39,9 @@ pub struct Clocks {
     pub message_time_max: Duration,
     /// How long a peer may take not a single byte of what waits for it; then the socket is dropped.
     pub write_stall_max: Duration,
-    /// How long to wait for the peer to close after we did.
+    /// How long what was queued before a close frame, and the frame itself, may take to leave.
+    pub close_flush_max: Duration,
+    /// How long to wait for the peer to close, from when ours has left.
     pub close_wait_max: Duration,
 }
 
@@ -50,6 +52,7 @@ impl Default for Clocks {
             pong_time_max: Duration::from_secs(25),
             message_time_max: Duration::from_secs(120),
             write_stall_max: Duration::from_secs(120),
+            close_flush_max: Duration::from_secs(10),
             close_wait_max: Duration::from_secs(1),
         }
     }

@@ -298,7 +298,7 @@ impl<C: Core> Server<C> {
     fn has_said_all(&mut self, id: ConnId) -> bool {
         let until = self.now.mono + self.limits.clocks.close_wait_max;
         let Some(conn) = self.conns.get_mut(id) else { return true };
-        match &conn.machine {
+        match &mut conn.machine {
             Machine::Http(http) if http.has_ended() => {
                 if conn.read_closed {
                     self.remove(id);
@@ -309,11 +309,13 @@ impl<C: Core> Server<C> {
                 false
             }
             Machine::WebSocket(socket) => {
-                let done = matches!(&socket.phase, Phase::Closing(closing) if closing.peer_closed);
-                if done {
-                    self.remove(id);
+                let Phase::Closing(closing) = &mut socket.phase else { return false };
+                if !closing.peer_closed {
+                    closing.until = closing.until.min(until);
+                    return false;
                 }
-                done
+                self.remove(id);
+                true
             }
             _ => false,
         }

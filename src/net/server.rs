@@ -4,7 +4,7 @@
 //! ready, new sockets, in that order, each with a budget. What a budget leaves is the next turn's work, and then
 //! waiting does not wait.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -146,7 +146,7 @@ impl Shell {
             dirty: Vec::new(),
             gone: VecDeque::new(),
             shed: VecDeque::new(),
-            asked: HashMap::new(),
+            asked: BTreeMap::new(),
             asked_serial: 0,
             totals: Totals::default(),
             buffer: vec![0; READ_BYTES_PER_TURN],
@@ -240,8 +240,8 @@ pub(super) struct Server<C> {
     pub gone: VecDeque<(ConnId, Ended)>,
     /// Jobs that found no room, to be told to the core.
     pub shed: VecDeque<(Origin, Lane)>,
-    /// Requests of the control port that wait for an answer.
-    pub asked: HashMap<ConnId, Sender<HttpResponse>>,
+    /// Requests of the control port that wait for an answer, and until when; the oldest is the first.
+    pub asked: BTreeMap<ConnId, (Sender<HttpResponse>, Instant)>,
     asked_serial: u64,
     pub totals: Totals,
     pub buffer: Vec<u8>,
@@ -304,7 +304,8 @@ impl<C: Core> Server<C> {
             return Some(Duration::ZERO);
         }
         let watchdog = self.watchdog.map(|(_, at)| at);
-        [self.core.deadline(), self.deadlines.first(), self.doors.deadline(), self.stopping, watchdog]
+        let asked = self.asked.first_key_value().map(|(_, (_, until))| *until);
+        [self.core.deadline(), self.deadlines.first(), self.doors.deadline(), self.stopping, watchdog, asked]
             .into_iter()
             .flatten()
             .min()
@@ -355,7 +356,8 @@ impl<C: Core> Server<C> {
                 Some(Post::Ask(question)) => {
                     self.asked_serial += 1;
                     let id = tokens::control_id(self.asked_serial);
-                    self.asked.insert(id, question.answer);
+                    let until = self.now.mono + control::ANSWER_TIME_MAX;
+                    self.asked.insert(id, (question.answer, until));
                     self.deliver(Event::Http(id, Box::new(question.request)));
                 }
                 None => break,
@@ -373,6 +375,11 @@ impl<C: Core> Server<C> {
         {
             self.notify.tell(notify::State::Watchdog, 0);
             self.watchdog = Some((interval, self.now.mono + interval));
+        }
+        while let Some(oldest) = self.asked.first_entry()
+            && oldest.get().1 <= self.now.mono
+        {
+            self.gone.push_back((oldest.remove_entry().0, Ended::Request));
         }
         for _ in 0..DEADLINES_PER_TURN {
             let Some(id) = self.deadlines.pop_due(self.now.mono) else { break };

@@ -336,6 +336,19 @@ fn the_core_closes_with_its_code_and_hears_of_it() {
 }
 
 #[test]
+fn what_was_queued_leaves_before_the_close() {
+    let host = Host::with(hasty(|clocks| clocks.close_wait_max = Duration::from_millis(50)));
+    let mut socket = admitted(&host);
+    say(&mut socket, "flood 100");
+    say(&mut socket, "close enough");
+    // Longer than the wait for a peer that was told: this one has not been told yet.
+    std::thread::sleep(Duration::from_millis(300));
+    let heard = (0..100).map(|_| hear(&mut socket).len()).sum::<usize>();
+    assert_eq!(heard, 100 * 256 * 1024);
+    assert_eq!(closed(&mut socket), (4001, "enough".to_owned()));
+}
+
+#[test]
 fn a_close_is_answered_and_a_vanished_peer_is_noticed() {
     let host = Host::start();
     let mut socket = host.websocket();
