@@ -25,6 +25,8 @@ pub const ID_DIGITS: usize = 9;
 pub struct Client {
     /// The socket after the handshake; the many-clients measures take it over.
     pub socket: WebSocket<TcpStream>,
+    /// The methods the gateway says it has.
+    pub methods: Vec<String>,
     next_id: u64,
 }
 
@@ -48,7 +50,7 @@ impl Client {
                 break;
             }
         }
-        let mut client = Client { socket, next_id: 0 };
+        let mut client = Client { socket, methods: Vec::new(), next_id: 0 };
         let params = json!({
             "minProtocol": 4, "maxProtocol": 4,
             "client": { "id": "cli", "version": "2026.9.6", "platform": "linux", "mode": "cli" },
@@ -58,6 +60,8 @@ impl Client {
         if hello["type"] != "hello-ok" {
             return Err(format!("connect was answered with {hello}").into());
         }
+        let methods = hello["features"]["methods"].as_array().into_iter().flatten();
+        client.methods = methods.filter_map(Value::as_str).map(str::to_owned).collect();
         Ok(client)
     }
 
@@ -73,6 +77,11 @@ impl Client {
         } else {
             Err(format!("{method} was refused: {}", answer["error"]).into())
         }
+    }
+
+    /// Whether the gateway says it has a method.
+    pub fn has(&self, method: &str) -> bool {
+        self.methods.iter().any(|name| name == method)
     }
 
     /// The next request's text, and the fragment by which its answer is known.

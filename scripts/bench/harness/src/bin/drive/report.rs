@@ -6,9 +6,10 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
+use crate::latency::Latency;
 use crate::process::Memory;
 use crate::samples::Samples;
-use crate::{Measured, Result};
+use crate::{Load, Measured, Result};
 
 /// The limits of the design: what is looked at, the most (or least) it may be, and how to get it from the measures.
 const LIMITS: [Limit; 6] = [
@@ -35,15 +36,18 @@ const LIMITS: [Limit; 6] = [
         name: "health round trip over bare echo, medians",
         unit: "times",
         bound: Bound::AtMost(1.5),
-        value: |m| Some(m.latencies.first()?.ratio.median()),
+        value: |m| Some(m.latency("health")?.ratio.median()),
     },
     Limit {
         name: "health, 16 clients pipelined",
         unit: "/s",
         bound: Bound::AtLeast(60_000.0),
-        value: |m| Some(m.loads.first()?.gateway_per_s.median()),
+        value: |m| Some(m.load("health")?.gateway_per_s.median()),
     },
 ];
+
+/// The methods in the table, in its order.
+const METHODS: [&str; 2] = ["health", "sessions.list"];
 
 const MIB: f64 = 1024.0 * 1024.0;
 /// Column widths of the table, in characters.
@@ -157,24 +161,22 @@ pub fn table(machine: &Value, measured: &[Measured]) -> String {
     row("resident, clients gone", &|m| memory(&m.after_crowd));
     row("resident, after the load below", &|m| memory(&m.after_load));
     row("threads", &|m| m.idle.n_threads.to_string());
-    for (i, latency) in measured[0].latencies.iter().enumerate() {
-        let name = &latency.method;
-        row(&format!("{name}: bytes asked, answered"), &|m| {
-            format!("{}, {}", m.latencies[i].request_bytes, m.latencies[i].answer_bytes)
+    row("sessions listed", &|m| known(m.n_sessions, |n| n.to_string()));
+    for method in METHODS {
+        let latency = |m: &Measured, say: &dyn Fn(&Latency) -> String| known(m.latency(method), say);
+        row(&format!("{method}: bytes asked, answered"), &|m| {
+            latency(m, &|l| format!("{}, {}", l.request_bytes, l.answer_bytes))
         });
-        row(&format!("{name}, 1 client: median / p99"), &|m| us(&m.latencies[i].gateway_us));
-        row("  bare echo, same sizes", &|m| us(&m.latencies[i].echo_us));
-        row("  times the echo's median", &|m| number(m.latencies[i].ratio.median()));
-    }
-    row("sessions listed", &|m| m.n_sessions.to_string());
-    for (i, load) in measured[0].loads.iter().enumerate() {
-        row(&format!("{}, 16 clients of depth 16", load.method), &|m| rate(&m.loads[i].gateway_per_s));
-        row("  bare echo, same sizes", &|m| rate(&m.loads[i].echo_per_s));
+        row(&format!("{method}, 1 client: median / p99"), &|m| latency(m, &|l| us(&l.gateway_us)));
+        row("  bare echo, same sizes", &|m| latency(m, &|l| us(&l.echo_us)));
+        row("  times the echo's median", &|m| latency(m, &|l| number(l.ratio.median())));
+        let load = |m: &Measured, say: &dyn Fn(&Load) -> String| known(m.load(method), say);
+        row(&format!("{method}, 16 clients of depth 16"), &|m| load(m, &|l| rate(&l.gateway_per_s)));
+        row("  bare echo, same sizes", &|m| load(m, &|l| rate(&l.echo_per_s)));
         row("  processor time: gateway, echo", &|m| {
-            let load = &m.loads[i];
-            format!("{}, {} µs", number(load.gateway_cpu_us.median()), number(load.echo_cpu_us.median()))
+            load(m, &|l| format!("{}, {} µs", number(l.gateway_cpu_us.median()), number(l.echo_cpu_us.median())))
         });
-        row("  driver's share of one core", &|m| number(m.loads[i].driver_share.median()));
+        row("  driver's share of one core", &|m| load(m, &|l| number(l.driver_share.median())));
     }
     out.push('\n');
     out
@@ -225,6 +227,11 @@ fn target_json(m: &Measured) -> Value {
             "driver_share_of_a_core": l.driver_share.to_json(),
         })).collect::<Vec<_>>(),
     })
+}
+
+/// A value, or a word for a gateway that has no such method.
+fn known<T>(value: Option<T>, say: impl FnOnce(T) -> String) -> String {
+    value.map_or("no such method".to_owned(), say)
 }
 
 fn memory_json(memory: &Memory) -> Value {
