@@ -155,6 +155,9 @@ impl Shell {
             notify,
             watchdog: watchdog.map(|interval| (interval, now.mono + interval)),
         };
+        for address in server.doors.addresses() {
+            log::info!("listening address={address}");
+        }
         server.notify.tell(notify::State::Ready, 0);
         server.run()?;
         let Server { lanes, mailbox, core, .. } = server;
