@@ -28,6 +28,7 @@ pub mod page;
 pub mod pairing;
 pub mod presence;
 pub mod records;
+pub mod reference;
 pub mod reload;
 
 pub mod routes;

@@ -367,7 +367,7 @@ macro_rules! params {
                 path: &str,
                 issues: &mut $crate::protocol::params::Issues,
             ) -> Option<Self> {
-                #[allow(unused_imports)]
+                #[allow(unused_imports, reason = "a type without fields needs none of it, and its expansion is no place to know")]
                 use $crate::protocol::params as p;
                 let newest = issues.protocol() == $crate::protocol::version::Protocol::V4;
                 let common: &[&str] = &[$($wire),*];

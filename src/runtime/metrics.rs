@@ -161,6 +161,28 @@ table! {
     START_TIME: Gauge = "openclaw_start_time_seconds", "When the process started, in seconds since 1970";
 }
 
+/// A metric as the reference page shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Described {
+    /// Its name.
+    pub name: &'static str,
+    /// `counter` or `gauge`, as Prometheus calls it.
+    pub kind: &'static str,
+    /// The label that tells its values apart.
+    pub label: Option<&'static str>,
+    /// What is measured.
+    pub help: &'static str,
+}
+
+/// Every metric, in the order of the text.
+pub fn described() -> impl Iterator<Item = Described> {
+    TABLE.iter().map(|row| match row {
+        Row::Counter(c) => Described { name: c.name, kind: "counter", label: None, help: c.help },
+        Row::Gauge(g) => Described { name: g.name, kind: "gauge", label: None, help: g.help },
+        Row::Family(f) => Described { name: f.name, kind: "counter", label: Some(f.label), help: f.help },
+    })
+}
+
 /// The content type of [`text`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
