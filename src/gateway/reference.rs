@@ -66,7 +66,8 @@ pub fn methods_page() -> String {
 pub fn metrics_page() -> String {
     let mut out = String::from(
         "# Metrics\n\nPrometheus text (version 0.0.4) at `GET /metrics`, on the gateway port and on the control port, for \
-         whoever\nshows the gateway's token or password as a bearer. No label's value comes from a peer.\n\n\
+         whoever\nshows the gateway's secret or a paired operator's device token as a bearer. No label's value comes from a \
+         peer.\n\n\
          | metric | type | label | meaning |\n|---|---|---|---|\n",
     );
     for row in metrics::described() {

@@ -10,7 +10,7 @@
 //! Lines go through a bounded queue to the `log` thread, which writes stderr and the file: whoever logs never waits for
 //! a disk or a terminal. Lines that find the queue full are counted, and the next line that gets through says how many.
 //!
-//! Anything a peer can trigger at will is logged by [`log_limited!`], which lets a few lines through for each place
+//! Anything a peer can trigger at will is logged by [`log_limited!`](crate::log_limited), which lets a few lines through for each place
 //! and window.
 
 use std::fmt::Write as _;
@@ -36,7 +36,7 @@ pub const LINE_BYTES_MAX: usize = 8 * 1024;
 pub const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// How long [`Logger::stop`] waits for the thread to write what is queued.
 pub const STOP_TIME_MAX: Duration = Duration::from_secs(2);
-/// Lines one place may log in each window by [`log_limited!`].
+/// Lines one place may log in each window by [`log_limited!`](crate::log_limited).
 pub const LIMITED_LINES_PER_WINDOW: u64 = 10;
 /// Length of that window.
 pub const LIMITED_WINDOW: Duration = Duration::from_secs(10);
@@ -277,7 +277,7 @@ fn append(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(0o600).open(path)
 }
 
-/// Lets [`LIMITED_LINES_PER_WINDOW`] lines of one place through in each [`LIMITED_WINDOW`]. Used by [`log_limited!`].
+/// Lets [`LIMITED_LINES_PER_WINDOW`] lines of one place through in each [`LIMITED_WINDOW`]. Used by [`log_limited!`](crate::log_limited).
 #[derive(Debug)]
 pub struct Limiter {
     state: Mutex<Window>,

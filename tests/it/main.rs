@@ -20,3 +20,5 @@ mod command_line;
 mod sign_in;
 // The port itself: paths, addresses, pipelining, signs of life.
 mod transport;
+// The house rules that a machine can read.
+mod tidy;

@@ -11,65 +11,65 @@ use std::sync::OnceLock;
 use regex::Regex;
 
 /// One file.
-pub struct Source {
+pub(super) struct Source {
     /// From the project's root, with slashes.
-    pub path: String,
+    pub(super) path: String,
     /// Everything but comments, and literals without what they hold.
-    pub code: String,
+    pub(super) code: String,
     /// Nothing but comments.
-    pub comments: String,
+    pub(super) comments: String,
     /// `code` without what is compiled for tests only.
-    pub shipped: String,
+    pub(super) shipped: String,
 }
 
 impl Source {
     /// A file of this text.
-    pub fn of(path: &str, text: &str) -> Source {
+    pub(super) fn of(path: &str, text: &str) -> Source {
         let (code, comments) = split(text);
         let shipped = if is_test_path(path) { blank(&code, 0..code.len()) } else { without_tests(&code) };
         Source { path: path.to_owned(), code, comments, shipped }
     }
 
     /// The room a file of `src/` belongs to; `None` for `main.rs` and `lib.rs`.
-    pub fn room(&self) -> Option<&str> {
+    pub(super) fn room(&self) -> Option<&str> {
         let below = self.path.strip_prefix("src/")?;
         below.split_once('/').map(|(room, _)| room)
     }
 
     /// How many modules deep the file's own module is below the crate.
-    pub fn depth(&self) -> usize {
+    pub(super) fn depth(&self) -> usize {
         let below = self.path.strip_prefix("src/").unwrap_or(&self.path);
         let parts = below.split('/').count();
         if below.ends_with("/mod.rs") || !below.contains('/') && below != "main.rs" { parts - 1 } else { parts }
     }
 
     /// `path:line` of a place.
-    pub fn at(&self, offset: usize) -> String {
+    pub(super) fn at(&self, offset: usize) -> String {
         let line = self.code[..offset].bytes().filter(|b| *b == b'\n').count() + 1;
         format!("{}:{line}", self.path)
     }
 
     /// How many lines the file has.
-    pub fn n_lines(&self) -> usize {
+    pub(super) fn n_lines(&self) -> usize {
         self.code.lines().count()
     }
 }
 
 /// The project's root.
-pub fn root() -> &'static Path {
+pub(super) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// Every Rust file under `src/`. Read once for all rules.
-pub fn library() -> &'static [Source] {
+pub(super) fn library() -> &'static [Source] {
     static FILES: OnceLock<Vec<Source>> = OnceLock::new();
     FILES.get_or_init(|| read(&["src"]))
 }
 
 /// Every Rust file of the project: the library, its tests and its benches.
-pub fn everything() -> &'static [Source] {
+pub(super) fn everything() -> &'static [Source] {
     static FILES: OnceLock<Vec<Source>> = OnceLock::new();
-    FILES.get_or_init(|| read(&["src", "tests", "benches", "scripts"]))
+    FILES.get_or_init(|| read(&["src", "tests", "benches", "scripts", "fuzz"]))
 }
 
 fn read(dirs: &[&str]) -> Vec<Source> {
@@ -103,7 +103,7 @@ fn list(dir: &Path, into: &mut Vec<PathBuf>) {
 }
 
 fn is_test_path(path: &str) -> bool {
-    path.starts_with("tests/") || path.starts_with("benches/") || path.starts_with("scripts/")
+    !path.starts_with("src/")
 }
 
 /// The files of modules that `file` declares for tests only: `x.rs`, and `x/mod.rs` for all of `x/`.
