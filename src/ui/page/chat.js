@@ -1,6 +1,6 @@
 // The chat: one session's transcript, live, and the field to write in.
 
-import { fill, h, prose, clock } from "./dom.js";
+import { block, button, clock, empty, h, prose } from "./dom.js";
 import { explain } from "./errors.js";
 import { sessionList } from "./sessions.js";
 import { Transcript, textOf } from "./transcript.js";
@@ -11,10 +11,17 @@ const HISTORY_BYTES_MAX = 256 * 1024;
 const ANNOUNCED_CHARS_MAX = 400;
 const OPEN_SESSION = "openclaw-rs.session";
 const PHASES = {
-  preparing_workspace: "Preparing the workspace", naming_worktree: "Naming the worktree", creating_worktree: "Creating the worktree",
-  running_setup: "Running the setup", provisioning_environment: "Starting the environment", preparing_context: "Reading the context",
-  memory_flushing: "Saving memories", starting_model: "Asking the model",
+  preparing_workspace: "Preparing the workspace",
+  naming_worktree: "Naming the worktree",
+  creating_worktree: "Creating the worktree",
+  running_setup: "Running the setup",
+  provisioning_environment: "Starting the environment",
+  preparing_context: "Reading the context",
+  memory_flushing: "Saving memories",
+  starting_model: "Asking the model",
 };
+const WHO = { user: "You", assistant: "Assistant", toolResult: "Tool result" };
+const STATES = { sending: "sending", failed: "not sent", streaming: "writing", aborted: "stopped", error: "failed" };
 
 export function chatView({ gateway, announce }) {
   let key = "";
@@ -25,51 +32,64 @@ export function chatView({ gateway, announce }) {
   const drafts = new Map();
   const transcript = new Transcript();
 
-  const sessions = sessionList({ gateway, select: (chosen) => { openSession(chosen); closeAside(); field.focus(); }, create });
+  const sessions = sessionList({ gateway, select, create });
   const heading = h("h1", { class: "chat-title" });
   const log = h("div", { class: "log", role: "log", "aria-label": "Messages", "aria-live": "off", tabindex: "0" });
   const progress = h("p", { class: "progress", role: "status" });
   const field = h("textarea", {
-    id: "message", rows: "1", "aria-label": "Message", placeholder: "Message", "aria-keyshortcuts": "Enter", enterkeyhint: "send",
-    onkeydown: keydown, oninput: grow,
+    id: "message", rows: "1", "aria-label": "Message", placeholder: "Message", "aria-keyshortcuts": "Enter",
+    enterkeyhint: "send", onkeydown: keydown, oninput: grow,
   });
   const sendButton = h("button", { type: "submit", class: "primary" }, "Send");
-  const stopButton = h("button", { type: "button", class: "plain", hidden: true, onclick: stop }, "Stop");
-  const latest = h("button", { type: "button", class: "plain latest", hidden: true, onclick: () => toEnd(true) }, "Latest ↓");
-  const asideButton = h("button", {
-    type: "button", class: "plain aside-open", "aria-expanded": "false", onclick: () => {
-      const open = element.classList.toggle("aside-shown");
-      asideButton.setAttribute("aria-expanded", String(open));
-      if (open) sessions.element.querySelector("[aria-current], button")?.focus();
-    },
-  }, "Sessions");
+  const stopButton = button("plain", "Stop", stop, { hidden: true });
+  const latest = button("plain latest", "Latest ↓", () => toEnd(true), { hidden: true });
+  const asideButton = button("plain aside-open", "Sessions", () => {
+    const open = element.classList.toggle("aside-shown");
+    asideButton.setAttribute("aria-expanded", String(open));
+    if (open) sessions.element.querySelector("[aria-current], button")?.focus();
+  }, { "aria-expanded": "false" });
   const element = h("div", { class: "chat" }, sessions.element,
     h("section", { class: "talk", "aria-label": "Conversation" },
       h("div", { class: "talk-head" }, asideButton, heading),
       h("div", { class: "log-frame" }, log, latest),
       progress,
-      h("form", { class: "composer", onsubmit: (event) => { event.preventDefault(); send(); } }, field, stopButton, sendButton)));
+      h("form", { class: "composer", onsubmit: submit }, field, stopButton, sendButton)));
 
   log.addEventListener("scroll", () => { latest.hidden = nearEnd(); });
   element.addEventListener("keydown", (event) => {
     if (event.key === "Escape" && element.classList.contains("aside-shown")) { closeAside(); asideButton.focus(); }
   });
   gateway.on("chat", (payload) => { if (payload.sessionKey === key) chatEvent(payload); });
-  gateway.on("session.message", (payload) => { if (payload.sessionKey === key) { transcript.arrived(payload); draw(); } });
+  gateway.on("session.message", (payload) => {
+    if (payload.sessionKey !== key) return;
+    transcript.arrived(payload);
+    draw();
+  });
   gateway.on("sessions.changed", () => sessions.refreshSoon());
   gateway.on("gap", () => { load(); sessions.refreshSoon(); });
-  gateway.on("*", (payload) => { if (payload?.decision?.action && payload.sessionId && (payload.sessionId === key || payload.sessionId === sessionId)) judged(payload.decision); });
+  gateway.on("*", (payload) => {
+    if (payload?.decision?.action && [key, sessionId || key].includes(payload.sessionId)) judged(payload.decision);
+  });
 
   function closeAside() {
     element.classList.remove("aside-shown");
     asideButton.setAttribute("aria-expanded", "false");
   }
 
-  function create() {
-    const agent = /^agent:([^:]+):/.exec(mainKey)?.[1] ?? "main";
-    openSession(`agent:${agent}:chat-${crypto.randomUUID().slice(0, 8)}`);
+  function select(chosen) {
+    openSession(chosen);
     closeAside();
     field.focus();
+  }
+
+  function submit(event) {
+    event.preventDefault();
+    send();
+  }
+
+  function create() {
+    const agent = /^agent:([^:]+):/.exec(mainKey)?.[1] ?? "main";
+    select(`agent:${agent}:chat-${crypto.randomUUID().slice(0, 8)}`);
   }
 
   function openSession(chosen) {
@@ -90,8 +110,9 @@ export function chatView({ gateway, announce }) {
     heading.textContent = sessions.name(key);
     draw();
     const method = gateway.offers("chat.startup") ? "chat.startup" : "chat.history";
+    const params = { sessionKey: key, limit: HISTORY_MESSAGES_MAX, maxBytes: HISTORY_BYTES_MAX };
     try {
-      const answer = await gateway.request(method, { sessionKey: key, limit: HISTORY_MESSAGES_MAX, maxBytes: HISTORY_BYTES_MAX });
+      const answer = await gateway.request(method, params);
       if (mine !== loads) return;
       sessionId = answer.sessionId ?? "";
       transcript.replace(answer.messages ?? [], answer.hasMore === true);
@@ -116,8 +137,9 @@ export function chatView({ gateway, announce }) {
     }
     draw();
     toEnd(true);
+    const params = { sessionKey: key, message: text, deliver: false, idempotencyKey: item.runId };
     try {
-      const answer = await gateway.request("chat.send", { sessionKey: key, message: text, deliver: false, idempotencyKey: item.runId });
+      const answer = await gateway.request("chat.send", params);
       item.state = "sent";
       if (answer?.status === "started" || answer?.status === "in_flight") transcript.runs.add(item.runId);
     } catch (error) {
@@ -161,7 +183,8 @@ export function chatView({ gateway, announce }) {
   function judged(decision) {
     if (decision.action === "allow") return;
     const score = decision.risk_score ?? decision.score;
-    transcript.notice(decision.action, `Defender: ${decision.action}${score === undefined ? "" : `, score ${score}`}. ${(decision.reasons ?? []).join("; ")}`);
+    const verdict = score === undefined ? decision.action : `${decision.action}, score ${score}`;
+    transcript.notice(decision.action, `Defender: ${verdict}. ${(decision.reasons ?? []).join("; ")}`);
     draw();
   }
 
@@ -187,7 +210,9 @@ export function chatView({ gateway, announce }) {
     if (transcript.hasMore) wanted.unshift(earlier);
     if (!wanted.length) wanted.push(nothing);
     // Moving an element that is already in place would drop its selection and focus.
-    for (const [at, child] of wanted.entries()) if (log.childNodes[at] !== child) log.insertBefore(child, log.childNodes[at] ?? null);
+    for (const [at, child] of wanted.entries()) {
+      if (log.childNodes[at] !== child) log.insertBefore(child, log.childNodes[at] ?? null);
+    }
     while (log.childNodes.length > wanted.length) log.lastChild.remove();
     const running = transcript.runs.size > 0;
     stopButton.hidden = !running || !gateway.offers("chat.abort");
@@ -195,22 +220,19 @@ export function chatView({ gateway, announce }) {
     toEnd(follow);
   }
   const earlier = h("p", { class: "note" }, "Earlier messages are kept by the gateway and not shown here.");
-  const nothing = h("div", { class: "empty" }, h("p", { class: "empty-title" }, "Nothing here yet"), h("p", {}, "Write below to start."));
+  const nothing = empty("Nothing here yet", "Write below to start.");
 
   function bubble(item) {
     if (item.role === "notice") return h("p", { class: "notice", "data-kind": item.state }, item.text);
-    const who = item.role === "user" ? "You" : item.role === "assistant" ? "Assistant" : item.role === "toolResult" ? "Tool result" : item.role;
-    const state = { sending: "sending", failed: "not sent", streaming: "writing", aborted: "stopped", error: "failed" }[item.state];
-    const body = item.role === "toolResult"
-      ? h("details", { class: "tool" }, h("summary", {}, item.toolName || "result"), h("pre", { tabindex: "0" }, h("code", {}, item.text)))
-      : prose(item.text);
+    const state = STATES[item.state];
+    const folded = (title, text) => h("details", { class: "tool" }, h("summary", {}, title), block(text));
     return h("article", { class: "bubble", "data-role": item.role, "data-state": item.state },
-      h("header", {}, h("span", { class: "who" }, who), item.at ? clock(item.at) : null, state ? h("span", { class: "state" }, state) : null),
-      body,
-      item.parts?.map((part) => h("details", { class: "tool" }, h("summary", {}, `uses ${part.name}`),
-        h("pre", { tabindex: "0" }, h("code", {}, JSON.stringify(part.arguments ?? {}, null, 2))))),
+      h("header", {}, h("span", { class: "who" }, WHO[item.role] ?? item.role),
+        item.at ? clock(item.at) : null, state ? h("span", { class: "state" }, state) : null),
+      item.role === "toolResult" ? folded(item.toolName || "result", item.text) : prose(item.text),
+      item.parts?.map((part) => folded(`uses ${part.name}`, JSON.stringify(part.arguments ?? {}, null, 2))),
       item.problem ? h("p", { class: "problem" }, item.problem) : null,
-      item.state === "failed" ? h("button", { type: "button", class: "plain", onclick: () => send(item) }, "Send again") : null);
+      item.state === "failed" ? button("plain", "Send again", () => send(item)) : null);
   }
 
   function grow() {
@@ -240,7 +262,9 @@ export function chatView({ gateway, announce }) {
     online(hello) {
       mainKey = hello.snapshot?.sessionDefaults?.mainSessionKey ?? mainKey;
       transcript.disconnected();
-      if (gateway.offers("sessions.subscribe")) gateway.request("sessions.subscribe").catch((error) => transcript.notice("error", explain(error)));
+      if (gateway.offers("sessions.subscribe")) {
+        gateway.request("sessions.subscribe").catch((error) => transcript.notice("error", explain(error)));
+      }
       sendButton.disabled = !gateway.holds("write");
       field.disabled = sendButton.disabled;
       field.placeholder = sendButton.disabled ? "This browser may read but not write" : "Message";

@@ -1,10 +1,11 @@
 // The defender's decisions as they are made, newest first, each with its reasons.
 
-import { clock, empty, fill, h } from "./dom.js";
+import { clock, empty, facts, fill, h, tag } from "./dom.js";
 
 /** Decisions kept on the page; the gateway keeps its own record. */
 const KEPT_MAX = 200;
 const ACTIONS = ["block", "review", "allow"];
+const LEAD = "What the defender decided about messages, commands, addresses and files since this page connected.";
 
 export function decisionsView({ gateway, announce, badge }) {
   let kept = [];
@@ -12,20 +13,16 @@ export function decisionsView({ gateway, announce, badge }) {
   let unseen = 0;
   const counts = new Map();
   const list = h("ol", { class: "decisions", "aria-label": "Decisions, newest first" });
-  const choices = h("div", { class: "segments", role: "group", "aria-label": "Show" }, ["all", ...ACTIONS].map((name) => {
+  const choices = h("div", { class: "segments", role: "group", "aria-label": "Show" });
+  for (const name of ["all", ...ACTIONS]) {
     const count = h("span", { class: "count" });
     counts.set(name, count);
-    return h("button", {
-      type: "button", "data-filter": name, "aria-pressed": String(name === filter), onclick: () => {
-        filter = name;
-        for (const button of choices.children) button.setAttribute("aria-pressed", String(button.dataset.filter === name));
-        draw();
-      },
-    }, name.charAt(0).toUpperCase() + name.slice(1), count);
-  }));
+    choices.append(h("button", { type: "button", "data-filter": name, onclick: () => choose(name) },
+      name.charAt(0).toUpperCase() + name.slice(1), count));
+  }
   const element = h("div", { class: "page" },
     h("div", { class: "page-head" }, h("h1", {}, "Decisions"), choices),
-    h("p", { class: "lead" }, "What the defender decided about messages, commands, addresses and files since this page connected."),
+    h("p", { class: "lead" }, LEAD),
     list);
 
   // The event's name can be configured, so its shape is what counts.
@@ -38,6 +35,12 @@ export function decisionsView({ gateway, announce, badge }) {
     if (decision.action === "block") announce(`The defender blocked an action. ${(decision.reasons ?? [])[0] ?? ""}`);
     draw();
   });
+
+  function choose(name) {
+    filter = name;
+    for (const choice of choices.children) choice.setAttribute("aria-pressed", String(choice.dataset.filter === name));
+    draw();
+  }
 
   function draw() {
     for (const [name, count] of counts) {
@@ -62,14 +65,16 @@ export function decisionsView({ gateway, announce, badge }) {
     return h("li", { class: "decision", "data-action": decision.action },
       h("div", { class: "decision-top" },
         h("span", { class: "action" }, decision.action),
-        score === undefined ? null : h("span", { class: "score" }, h("span", { class: "bar", "aria-hidden": "true" }, bar), h("span", {}, `score ${score}`)),
+        score === undefined ? null
+          : h("span", { class: "score" }, h("span", { class: "bar", "aria-hidden": "true" }, bar), `score ${score}`),
         h("span", { class: "gap" }), clock(at)),
-      decision.reasons?.length ? h("ul", { class: "reasons" }, decision.reasons.map((reason) => h("li", {}, reason))) : h("p", { class: "quiet" }, "No findings."),
-      h("p", { class: "facts" }, [source, channel && `channel ${channel}`, sessionId && `session ${sessionId}`].filter(Boolean).join(" · ")),
-      decision.tags?.length ? h("p", { class: "tags" }, h("span", { class: "unseen" }, "Tags: "), decision.tags.map((tag) => h("span", { class: "tag" }, tag, " "))) : null);
+      decision.reasons?.length ? h("ul", { class: "reasons" }, decision.reasons.map((reason) => h("li", {}, reason)))
+        : h("p", { class: "quiet" }, "No findings."),
+      facts(source, channel && `channel ${channel}`, sessionId && `session ${sessionId}`),
+      decision.tags?.length ? h("p", { class: "tags" }, decision.tags.map((name) => [tag(name), " "]).flat()) : null);
   }
 
-  draw();
+  choose(filter);
   return {
     name: "decisions",
     title: "Decisions",

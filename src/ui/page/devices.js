@@ -1,6 +1,6 @@
 // Devices: who asks to be let in, and who already is.
 
-import { clock, debounce, empty, fill, h } from "./dom.js";
+import { button, clock, debounce, empty, facts, fill, h, tag } from "./dom.js";
 import { explain } from "./errors.js";
 
 const REFRESH_MS = 300;
@@ -48,24 +48,34 @@ export function devicesView({ gateway, announce, badge }) {
 
   function draw(asking, known) {
     badge("devices", asking.length);
-    fill(pending, asking.length ? asking.map((one) => h("article", { class: "item attention" },
-      h("h3", {}, nameOf(one)), facts(one), h("p", { class: "facts" }, "asked ", clock(one.ts), one.isRepair ? " · known before" : ""),
-      h("div", { class: "row" },
-        h("button", { type: "button", class: "primary", "aria-label": `Approve ${nameOf(one)}`, onclick: () => decide("device.pair.approve", one.requestId, "Device approved.") }, "Approve"),
-        h("button", { type: "button", class: "plain", "aria-label": `Reject ${nameOf(one)}`, onclick: () => decide("device.pair.reject", one.requestId, "Device rejected.") }, "Reject"))))
+    fill(pending, asking.length ? asking.map(request)
       : empty("Nobody is waiting", "A device that needs approval appears here at once."));
-    fill(paired, known.length ? known.map((one) => h("article", { class: "item" },
-      h("h3", {}, nameOf(one), one.deviceId === gateway.identity?.id ? h("span", { class: "tag" }, "this browser") : null,
-        one.connected ? h("span", { class: "tag good" }, "connected") : null),
-      facts(one), h("p", { class: "facts" }, "approved ", clock(one.approvedAtMs ?? one.createdAtMs ?? 0)))) : empty("No devices", "None has been approved yet."));
+    fill(paired, known.length ? known.map(device) : empty("No devices", "None has been approved yet."));
   }
 
-  function facts(one) {
+  function request(one) {
+    const choice = (kind, label, method, done) =>
+      button(kind, label, () => decide(method, one.requestId, done), { "aria-label": `${label} ${nameOf(one)}` });
+    return h("article", { class: "item attention" }, h("h3", {}, nameOf(one)), about(one),
+      facts(h("span", {}, "asked ", clock(one.ts)), one.isRepair && "known before"),
+      h("div", { class: "row" },
+        choice("primary", "Approve", "device.pair.approve", "Device approved."),
+        choice("plain", "Reject", "device.pair.reject", "Device rejected.")));
+  }
+
+  function device(one) {
+    return h("article", { class: "item" },
+      h("h3", {}, nameOf(one), one.deviceId === gateway.identity?.id ? tag("this browser") : null,
+        one.connected ? tag("connected", "good") : null),
+      about(one), facts(h("span", {}, "approved ", clock(one.approvedAtMs ?? one.createdAtMs ?? 0))));
+  }
+
+  function about(one) {
     const scopes = (one.scopes ?? []).map((scope) => scope.replace("operator.", "")).join(", ");
     return [
-      h("p", { class: "facts" }, [one.roles?.join(", ") || one.role, one.platform, one.remoteIp].filter(Boolean).join(" · ")),
-      scopes ? h("p", { class: "facts" }, `may: ${scopes}`) : null,
-      h("p", { class: "facts mono", title: one.deviceId }, `${one.deviceId.slice(0, 16)}…`),
+      facts(one.roles?.join(", ") || one.role, one.platform, one.remoteIp),
+      scopes ? facts(`may: ${scopes}`) : null,
+      facts(h("span", { class: "mono", title: one.deviceId }, `${one.deviceId.slice(0, 16)}…`)),
     ];
   }
 

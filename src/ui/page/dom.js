@@ -1,6 +1,6 @@
 // Building blocks for the views. Text enters the document as text only: nothing here parses HTML.
 
-/** An element: `h("button", { class: "plain", onclick: f, "aria-label": "…" }, child, …)`. Null children are left out. */
+/** An element: `h("p", { class: "lead", onclick: f, "aria-label": "…" }, child, …)`. Null children are left out. */
 export function h(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -8,13 +8,37 @@ export function h(tag, attributes = {}, ...children) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else element.setAttribute(name, value === true ? "" : value);
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(...real(children));
   return element;
+}
+
+/** A button that calls `onclick`; `kind` is `primary` or `plain`. */
+export function button(kind, label, onclick, attributes = {}) {
+  return h("button", { type: "button", class: kind, onclick, ...attributes }, label);
+}
+
+/** A line of small facts. Strings are joined by dots, and what is missing is left out. */
+export function facts(...pieces) {
+  return h("p", { class: "facts" }, pieces.filter(Boolean).flatMap((piece, at) => (at ? [" · ", piece] : [piece])));
+}
+
+/** A word on a coloured ground. */
+export function tag(text, tone = "") {
+  return h("span", { class: `tag ${tone}` }, text);
+}
+
+/** Text as it is, in a box. Wide lines scroll sideways, so the box can be reached by keyboard. */
+export function block(text) {
+  return h("pre", { tabindex: "0", role: "region", "aria-label": "code" }, h("code", {}, text));
 }
 
 /** Replaces what `element` holds. */
 export function fill(element, ...children) {
-  element.replaceChildren(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  element.replaceChildren(...real(children));
+}
+
+function real(children) {
+  return children.flat().filter((child) => child !== null && child !== undefined && child !== false);
 }
 
 const FENCE = /```[^\n]*\n([\s\S]*?)(?:\n?```|$)/g;
@@ -27,8 +51,7 @@ export function prose(text) {
   const plain = (piece) => { if (piece.trim()) parts.append(h("p", {}, ...inline(piece.replace(/^\n+|\n+$/g, "")))); };
   for (const match of text.matchAll(FENCE)) {
     plain(text.slice(from, match.index));
-    // Wide code scrolls sideways, so it must be reachable by keyboard.
-    parts.append(h("pre", { tabindex: "0", "aria-label": "code" }, h("code", {}, match[1])));
+    parts.append(block(match[1]));
     from = match.index + match[0].length;
   }
   plain(text.slice(from));

@@ -1,23 +1,28 @@
 // What to tell a person about a refusal. Branches on the machine-readable code, never on the gateway's text.
 
-/** Refusals of `connect` that only the person in front of the screen can put right. */
+const RESIGN = "Sign in with the gateway's token again.";
+const NO_DEVICE = "The gateway wants a device key, which browsers only make on secure pages. "
+  + "Use https, or the gateway's own machine.";
+
+/** Refusals that the person in front of the screen can put right. */
 const TEXTS = {
   AUTH_TOKEN_MISSING: "The gateway wants a token. Enter it below.",
-  AUTH_TOKEN_MISMATCH: "That is not this gateway's token. Check it for missing characters, and that this is the gateway you mean.",
-  AUTH_TOKEN_NOT_CONFIGURED: "The gateway has no token configured. Set gateway.auth.token on the gateway, then try again.",
+  AUTH_TOKEN_MISMATCH: "That is not this gateway's token. Check that it is whole, and that this is the right gateway.",
+  AUTH_TOKEN_NOT_CONFIGURED: "The gateway has no token. Set gateway.auth.token on the gateway, then try again.",
   AUTH_PASSWORD_MISSING: "The gateway wants a password. Enter it below.",
   AUTH_PASSWORD_MISMATCH: "That is not this gateway's password.",
-  AUTH_PASSWORD_NOT_CONFIGURED: "The gateway has no password configured. Set gateway.auth.password on the gateway, then try again.",
-  AUTH_DEVICE_TOKEN_MISMATCH: "This browser's own token was rotated or revoked. Sign in with the gateway's token again.",
-  AUTH_SCOPE_MISMATCH: "This browser's own token no longer covers what this page needs. Sign in with the gateway's token again.",
+  AUTH_PASSWORD_NOT_CONFIGURED: "The gateway has no password. Set gateway.auth.password there, then try again.",
+  AUTH_DEVICE_TOKEN_MISMATCH: `This browser's own token was rotated or revoked. ${RESIGN}`,
+  AUTH_SCOPE_MISMATCH: `This browser's own token no longer covers what this page needs. ${RESIGN}`,
   AUTH_RATE_LIMITED: "Too many failed attempts from this address. Wait a few minutes, then try again.",
   AUTH_REQUIRED: "The gateway wants a token or a password. Enter it below.",
   AUTH_UNAUTHORIZED: "The gateway did not accept this sign-in.",
-  CONTROL_UI_ORIGIN_NOT_ALLOWED: "The gateway does not accept pages from this address. Open it by the gateway's own address, or add this page's origin to gateway.controlUi.allowedOrigins.",
-  CONTROL_UI_DEVICE_IDENTITY_REQUIRED: "The gateway wants a device key, which browsers only make on secure pages. Use https, or the gateway's own machine.",
-  DEVICE_IDENTITY_REQUIRED: "The gateway wants a device key, which browsers only make on secure pages. Use https, or the gateway's own machine.",
-  DEVICE_AUTH_SIGNATURE_EXPIRED: "The gateway found this browser's signature too old. Try again; if it repeats, compare the two machines' clocks.",
-  DEVICE_AUTH_SIGNATURE_INVALID: "The gateway could not verify this browser's device key. Reload the page and sign in again.",
+  CONTROL_UI_ORIGIN_NOT_ALLOWED: "The gateway does not accept pages from this address. Open it by the gateway's own "
+    + "address, or add this page's origin to gateway.controlUi.allowedOrigins.",
+  CONTROL_UI_DEVICE_IDENTITY_REQUIRED: NO_DEVICE,
+  DEVICE_IDENTITY_REQUIRED: NO_DEVICE,
+  DEVICE_AUTH_SIGNATURE_EXPIRED: "This browser's signature came too late. Try again.",
+  DEVICE_AUTH_SIGNATURE_INVALID: "The gateway could not verify this browser's device key. Reload the page.",
   PROTOCOL_MISMATCH: "This page and the gateway speak different protocol versions. Reload the page.",
   PAIRING_REQUIRED: "This browser is not approved on the gateway yet.",
   MISSING_SCOPE: "This browser's access does not include that.",

@@ -1,6 +1,6 @@
 // Health: what the gateway says of itself, and who is connected to it.
 
-import { bytes, clock, debounce, duration, empty, fill, h } from "./dom.js";
+import { button, bytes, clock, debounce, duration, empty, facts, fill, h, tag } from "./dom.js";
 import { explain } from "./errors.js";
 
 const UPTIME_REDRAW_MS = 5000;
@@ -19,7 +19,7 @@ export function healthView({ gateway }) {
   const channels = h("div", { class: "cards" });
   const people = h("div", { class: "cards" });
   const element = h("div", { class: "page" },
-    h("div", { class: "page-head" }, h("h1", {}, "Health"), h("button", { type: "button", class: "plain", onclick: () => refresh() }, "Refresh")),
+    h("div", { class: "page-head" }, h("h1", {}, "Health"), button("plain", "Refresh", () => refresh())),
     problem, tiles, h("h2", {}, "Channels"), channels, h("h2", {}, "Connected"), people);
 
   gateway.on("health", (payload) => { health = payload; draw(); });
@@ -52,35 +52,40 @@ export function healthView({ gateway }) {
     if (!hello) return;
     const connected = presence.filter((entry) => entry.mode !== "gateway" && entry.reason !== "disconnect");
     const memory = status?.processMemory?.rssBytes ?? status?.memory?.rssBytes;
+    const silence = Date.now() - heardAt;
     const rows = [
-      ["State", health?.ok === false ? "Degraded" : health ? "Healthy" : "Unknown", health?.ok === false ? "bad" : health ? "good" : null],
-      ["Version", hello.server?.version],
+      health?.ok === false ? ["State", "Degraded", "bad"] : health ? ["State", "Healthy", "good"] : ["State", "Unknown"],
+      // The page is compiled in, so its version is the program's; the gateway names the release it speaks as.
+      ["Version", gateway.version],
+      ["Speaks as", hello.server?.version],
       ["Up for", startedAt ? duration(Date.now() - startedAt) : null],
-      ["Round trip", roundTripMs === null ? null : `${roundTripMs < 10 ? roundTripMs.toFixed(1) : Math.round(roundTripMs)} ms`],
-      ["Last heard", heardAt ? (Date.now() - heardAt < 2000 ? "just now" : `${duration(Date.now() - heardAt)} ago`) : null],
+      ["Round trip", roundTripMs === null ? null : `${roundTripMs.toFixed(roundTripMs < 10 ? 1 : 0)} ms`],
+      ["Last heard", silence < 2000 ? "just now" : `${duration(silence)} ago`],
       ["Sessions", status?.sessions?.count ?? health?.sessions?.count],
       ["Memory", memory ? bytes(memory) : null],
-      ["Protocol", hello.protocol],
     ];
     fill(tiles, rows.filter(([, value]) => value !== null && value !== undefined).map(([name, value, mood]) =>
       h("div", { class: "tile", "data-mood": mood }, h("dt", {}, name), h("dd", {}, String(value)))));
     const order = health?.channelOrder?.length ? health.channelOrder : Object.keys(health?.channels ?? {});
-    fill(channels, order.length ? order.map((id) => channel(id, health.channels?.[id] ?? {})) : empty("No channels", "Chat services appear here once one is configured."));
-    fill(people, connected.length ? connected.map(person) : empty("Nobody else", "Apps, nodes and other pages appear here while they are connected."));
+    fill(channels, order.length ? order.map((id) => channel(id, health.channels?.[id] ?? {}))
+      : empty("No channels", "Chat services appear here once one is configured."));
+    fill(people, connected.length ? connected.map(person)
+      : empty("Nobody else", "Apps, nodes and other pages appear here while they are connected."));
   }
 
   function channel(id, state) {
-    const words = [state.configured === false ? "not configured" : null, state.running ? "running" : null, state.connected ? "connected" : null, state.linked === false ? "not linked" : null].filter(Boolean);
     return h("article", { class: "item" }, h("h3", {}, health.channelLabels?.[id] ?? id),
-      h("p", { class: "facts" }, words.join(" · ") || "configured"),
+      facts(state.configured === false ? "not configured" : "configured", state.running && "running",
+        state.connected && "connected", state.linked === false && "not linked"),
       state.lastError ? h("p", { class: "problem" }, String(state.lastError)) : null);
   }
 
   function person(entry) {
     return h("article", { class: "item" },
-      h("h3", {}, entry.host || entry.clientId || entry.mode || "client", entry.instanceId === gateway.instanceId ? h("span", { class: "tag" }, "this page") : null),
-      h("p", { class: "facts" }, [entry.mode, entry.platform, entry.version && `version ${entry.version}`, entry.ip].filter(Boolean).join(" · ")),
-      h("p", { class: "facts" }, "since ", clock(entry.onlineSince ?? entry.ts ?? Date.now())));
+      h("h3", {}, entry.host || entry.clientId || entry.mode || "client",
+        entry.instanceId === gateway.instanceId ? tag("this page") : null),
+      facts(entry.mode, entry.platform, entry.version && `version ${entry.version}`, entry.ip),
+      facts(h("span", {}, "since ", clock(entry.onlineSince ?? entry.ts ?? Date.now()))));
   }
 
   return {

@@ -1,5 +1,5 @@
-// This browser's device identity: an Ed25519 key made by WebCrypto. The private half cannot be exported, by this page or
-// any other script; IndexedDB keeps the handle so that the gateway recognises the device on the next visit.
+// This browser's device identity: an Ed25519 key made by WebCrypto. Its private half cannot be exported, by this page
+// or any other script; IndexedDB keeps the handle so that the gateway recognises the device on the next visit.
 
 const DATABASE = "openclaw-rs-device";
 const STORE = "keys";

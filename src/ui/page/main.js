@@ -3,7 +3,7 @@
 import { chatView } from "./chat.js";
 import { decisionsView } from "./decisions.js";
 import { devicesView } from "./devices.js";
-import { fill, h } from "./dom.js";
+import { block, button, fill, h } from "./dom.js";
 import { explain } from "./errors.js";
 import { healthView } from "./health.js";
 import { obstacle } from "./identity.js";
@@ -51,7 +51,10 @@ let shell = null;
 function show(state) {
   if (state.name === "online") {
     shell ??= buildShell();
-    if (!shell.element.isConnected) fill(root, shell.element);
+    if (!shell.element.isConnected) {
+      fill(root, shell.element);
+      shell.stage.focus();
+    }
     shell.online(state.hello);
   }
   if (state.name === "refused") {
@@ -67,7 +70,8 @@ function show(state) {
 }
 
 function brand() {
-  return h("div", { class: "brand" }, h("img", { src: "./page/icon.svg", alt: "", width: "28", height: "28" }), h("span", {}, "openclaw-rs"));
+  return h("div", { class: "brand" },
+    h("img", { src: "./page/icon.svg", alt: "", width: "28", height: "28" }), "openclaw-rs");
 }
 
 function card(...children) {
@@ -75,7 +79,6 @@ function card(...children) {
 }
 
 function signIn(problem) {
-  shell = null;
   document.title = "Sign in · openclaw-rs";
   const blocked = obstacle();
   if (blocked) {
@@ -84,17 +87,15 @@ function signIn(problem) {
   }
   const input = h("input", {
     id: "secret", name: "secret", type: "password", autocomplete: "current-password", spellcheck: "false",
-    autocapitalize: "none", "aria-describedby": problem ? "problem help" : "help", "aria-invalid": problem ? "true" : null,
+    autocapitalize: "none", "aria-describedby": problem ? "problem help" : "help",
+    "aria-invalid": problem ? "true" : null,
   });
-  const reveal = h("button", {
-    type: "button", class: "plain", "aria-pressed": "false", "aria-controls": "secret",
-    onclick: () => {
-      const hidden = input.type === "password";
-      input.type = hidden ? "text" : "password";
-      reveal.setAttribute("aria-pressed", String(hidden));
-      input.focus();
-    },
-  }, "Show");
+  const reveal = button("plain", "Show", () => {
+    const hidden = input.type === "password";
+    input.type = hidden ? "text" : "password";
+    reveal.setAttribute("aria-pressed", String(hidden));
+    input.focus();
+  }, { "aria-pressed": "false", "aria-controls": "secret" });
   const submit = (event) => {
     event.preventDefault();
     const value = input.value.trim();
@@ -109,20 +110,23 @@ function signIn(problem) {
       h("div", { class: "secret" }, input, reveal),
       h("button", { type: "submit", class: "primary" }, "Connect")),
     h("p", { class: "help", id: "help" },
-      "The gateway prints an address with its token when it starts for the first time; later it is gateway.auth.token in its configuration. Leave the field empty if the gateway asks for neither."),
+      "The gateway prints an address with its token when it starts for the first time; later it is gateway.auth.token ",
+      "in its configuration. Leave the field empty if the gateway asks for neither."),
   );
   input.focus();
 }
 
 function connecting(state) {
   document.title = "Connecting · openclaw-rs";
+  const waiting = state.name === "waiting";
+  const why = state.error ? explain(state.error) : "The gateway does not answer.";
   card(
     h("h1", {}, "Connecting"),
     h("p", { class: "where" }, socketUrl()),
-    h("p", { role: "status" }, state.name === "waiting" ? `${state.error ? explain(state.error) : "The gateway does not answer."} Trying again shortly.` : "Waiting for the gateway."),
+    h("p", { role: "status" }, waiting ? `${why} Trying again shortly.` : "Waiting for the gateway."),
     h("div", { class: "row" },
-      state.name === "waiting" ? h("button", { type: "button", class: "primary", onclick: () => gateway.retryNow() }, "Try now") : null,
-      h("button", { type: "button", class: "plain", onclick: signOut }, "Use another token")),
+      waiting ? button("primary", "Try now", () => gateway.retryNow()) : null,
+      button("plain", "Use another token", signOut)),
   );
 }
 
@@ -131,17 +135,19 @@ function waitForApproval({ error }) {
   const request = error.details.requestId;
   card(
     h("h1", {}, "Approve this browser"),
-    h("p", {}, "The token is right, but this browser is new to the gateway. Approve it from a device that is signed in, or on the gateway's machine:"),
-    request ? h("pre", { tabindex: "0" }, h("code", {}, `openclaw-rs devices approve ${request}`)) : null,
+    h("p", {}, "The token is right, but this browser is new to the gateway. Approve it under Devices on a page ",
+      "that is signed in, or on the gateway's machine:"),
+    request ? block(`openclaw-rs devices approve ${request}`) : null,
     h("p", { role: "status" }, "This page goes on by itself once that is done."),
-    h("div", { class: "row" }, h("button", { type: "button", class: "plain", onclick: signOut }, "Cancel")),
+    h("div", { class: "row" }, button("plain", "Cancel", signOut)),
   );
 }
 
 function signOut() {
-  sessionStorage.removeItem(CREDENTIAL);
   gateway.close();
-  signIn();
+  sessionStorage.clear();
+  // What was shown goes with the page: the next person at this screen starts with nothing.
+  location.reload();
 }
 
 function buildShell() {
@@ -159,10 +165,9 @@ function buildShell() {
   const banner = h("div", { class: "banner", role: "status", hidden: true });
   const keys = helpDialog();
   const element = h("div", { class: "shell" },
-    h("a", { class: "skip", href: "#stage", onclick: (event) => { event.preventDefault(); stage.focus(); } }, "Skip to content"),
+    button("skip", "Skip to content", () => stage.focus()),
     h("header", {}, brand(), pill, h("span", { class: "gap" }),
-      h("button", { type: "button", class: "plain keys", onclick: () => keys.showModal() }, "Keys"),
-      h("button", { type: "button", class: "plain", onclick: signOut }, "Sign out")),
+      button("plain keys", "Keys", () => keys.showModal()), button("plain", "Sign out", signOut)),
     h("nav", { "aria-label": "Views" }, ...links.values()),
     banner, stage, keys);
 
@@ -183,7 +188,8 @@ function buildShell() {
   addEventListener("hashchange", route);
   addEventListener("keydown", (event) => {
     // By place on the keyboard: with Shift held the digit row types other characters.
-    const view = event.ctrlKey && event.shiftKey && !event.altKey ? views[Number(event.code.replace("Digit", "")) - 1] : undefined;
+    const held = event.ctrlKey && event.shiftKey && !event.altKey;
+    const view = held ? views[Number(event.code.replace("Digit", "")) - 1] : undefined;
     if (!view || !element.isConnected || links.get(view.name).hidden) return;
     event.preventDefault();
     location.hash = view.name;
@@ -194,6 +200,7 @@ function buildShell() {
   let countdown;
   return {
     element,
+    stage,
     online(hello) {
       // A view whose method the gateway does not offer, or this browser may not call, is not shown at all.
       for (const view of views) links.get(view.name).hidden = view.available ? !view.available() : false;
@@ -217,21 +224,25 @@ function buildShell() {
       tick();
       countdown = setInterval(tick, 1000);
       fill(banner, h("span", {}, state.error ? explain(state.error) : "The connection to the gateway is gone."), wait,
-        state.name === "connecting" ? null : h("button", { type: "button", class: "plain", onclick: () => gateway.retryNow() }, "Try now"));
+        state.name === "connecting" ? null : button("plain", "Try now", () => gateway.retryNow()));
     },
   };
 }
 
 function helpDialog() {
   const rows = [
-    [["Enter"], "send the message"], [["Shift", "Enter"], "new line"], [["Esc"], "stop the running reply (in the message field)"],
-    [["↑"], "bring back your last message (in an empty field)"], [["↑", "↓"], "move in the list of sessions"],
-    [["Ctrl", "Shift", "1–4"], "Chat, Decisions, Devices, Health"], [["Tab"], "next control"],
+    [["Enter"], "send the message"],
+    [["Shift", "Enter"], "new line"],
+    [["Esc"], "stop the running reply (in the message field)"],
+    [["↑"], "bring back your last message (in an empty field)"],
+    [["↑", "↓"], "move in the list of sessions"],
+    [["Ctrl", "Shift", "1–4"], "Chat, Decisions, Devices, Health"],
   ];
+  const row = ([keys, does]) => h("div", {}, h("dt", {}, keys.map((key) => h("kbd", {}, key))), h("dd", {}, does));
   const dialog = h("dialog", { "aria-labelledby": "keys-title" },
     h("h2", { id: "keys-title" }, "Keyboard"),
-    h("dl", { class: "keylist" }, rows.map(([keys, does]) => h("div", {}, h("dt", {}, keys.map((key) => h("kbd", {}, key))), h("dd", {}, does)))),
-    h("form", { method: "dialog" }, h("button", { class: "primary" }, "Close")));
+    h("dl", { class: "keylist" }, rows.map(row)),
+    button("primary", "Close", () => dialog.close()));
   return dialog;
 }
 

@@ -1,10 +1,11 @@
 // The list of sessions beside the chat.
 
-import { arrowKeys, clock, debounce, empty, fill, h } from "./dom.js";
+import { arrowKeys, button, clock, debounce, empty, fill, h } from "./dom.js";
 import { explain } from "./errors.js";
 
 /** Most rows asked for and shown. */
 const ROWS_MAX = 100;
+const WANTED = { limit: ROWS_MAX, includeDerivedTitles: true, includeLastMessage: true };
 const REFRESH_MS = 400;
 
 /** A list that calls `select(key)`; `refresh` asks the gateway again, `mark(key)` says which one is open. */
@@ -16,7 +17,7 @@ export function sessionList({ gateway, select, create }) {
   arrowKeys(list, "button");
   const element = h("section", { class: "aside", "aria-label": "Sessions" },
     h("div", { class: "aside-head" }, h("h2", {}, "Sessions"),
-      h("button", { type: "button", class: "plain", onclick: create }, "New")),
+      button("plain", "New", create, { "aria-label": "New session" })),
     list);
 
   function draw() {
@@ -43,7 +44,7 @@ export function sessionList({ gateway, select, create }) {
 
   async function refresh() {
     try {
-      const answer = await gateway.request("sessions.list", { limit: ROWS_MAX, includeDerivedTitles: true, includeLastMessage: true });
+      const answer = await gateway.request("sessions.list", WANTED);
       rows = answer.sessions ?? [];
       problem = null;
     } catch (error) {

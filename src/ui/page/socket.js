@@ -26,8 +26,8 @@ export function socketUrl() {
 }
 
 /**
- * States, as `onState` hears them: `connecting`; `online` {hello}; `waiting` {retryAt, error?}; `pairing` {error, retryAt};
- * `refused` {error}: nothing happens until `open` is called again; `idle`.
+ * States, as `onState` hears them: `connecting`; `online` {hello}; `waiting` {retryAt, error?};
+ * `pairing` {error, retryAt}; `refused` {error}: nothing happens until `open` is called again; `idle`.
  */
 export class Gateway {
   constructor({ version, onState, onCredential }) {
@@ -97,7 +97,7 @@ export class Gateway {
     const id = String(++this.nextId);
     const timer = setTimeout(() => {
       this.pending.delete(id);
-      reject(new GatewayError({ code: "TIMEOUT", message: `no answer to ${method} within ${REQUEST_MS_MAX / 1000} seconds` }));
+      reject(new GatewayError({ code: "TIMEOUT", message: `the gateway did not answer ${method} in time` }));
     }, REQUEST_MS_MAX);
     this.pending.set(id, { resolve, reject, timer });
     this.socket.send(JSON.stringify({ type: "req", id, method, params }));
@@ -171,7 +171,7 @@ export class Gateway {
     this.identity ??= await loadIdentity();
     const { kind, value } = this.credential;
     // The same secret in both fields: the gateway's mode decides which one it reads.
-    const auth = kind === "secret" ? { token: value, password: value } : kind === "device" ? { deviceToken: value } : undefined;
+    const auth = { secret: { token: value, password: value }, device: { deviceToken: value } }[kind];
     const platform = navigator.userAgentData?.platform || navigator.platform || "web";
     const signedAt = challenge.ts;
     const signed = ["v3", this.identity.id, CLIENT_ID, CLIENT_MODE, ROLE, SCOPES.join(","), signedAt,
@@ -213,8 +213,8 @@ export class Gateway {
   rejected(error) {
     if (error.code === "TIMEOUT" || error.code === "DISCONNECTED") return;
     if (error.detailCode === "PAIRING_REQUIRED") this.again("pairing", PAIRING_RETRY_MS, error);
-    else if (error.retryable && error.detailCode !== "AUTH_RATE_LIMITED") this.again("waiting", Math.max(error.retryAfterMs, this.backoff()), error);
-    else this.refuse(error);
+    else if (!error.retryable || error.detailCode === "AUTH_RATE_LIMITED") this.refuse(error);
+    else this.again("waiting", Math.max(error.retryAfterMs, this.backoff()), error);
   }
 
   refuse(error) {

@@ -4,8 +4,8 @@
 const ITEMS_MAX = 400;
 
 /**
- * Items: {role, state, text, at?, id?, runId?, parts?, toolName?, problem?}. States: `sending`, `sent`, `failed` of what was
- * written here; `streaming`, `done`, `aborted`, `error` of replies; a notice's state is its kind.
+ * Items: {role, state, text, at?, id?, runId?, parts?, toolName?, problem?}. States: `sending`, `sent`, `failed` of
+ * what was written here; `streaming`, `done`, `aborted`, `error` of replies; a notice's state is its kind.
  */
 export class Transcript {
   constructor() {
@@ -20,7 +20,7 @@ export class Transcript {
 
   /** Takes over a history; what was written here and is not in it yet stays at the end. */
   replace(messages, hasMore) {
-    const unsent = this.items.filter((item) => item.role === "user" && (item.state === "sending" || item.state === "failed"));
+    const unsent = this.items.filter((item) => item.state === "sending" || item.state === "failed");
     this.items = messages.map((message) => itemOf(message)).filter((item) => item !== null);
     const known = new Set(this.items.map((item) => item.runId));
     this.items.push(...unsent.filter((item) => !known.has(item.runId)));
@@ -41,7 +41,8 @@ export class Transcript {
   arrived({ message, messageId }) {
     const item = itemOf(message, messageId);
     if (!item || this.items.some((known) => known.id && known.id === item.id)) return;
-    const mine = item.runId && this.items.find((known) => known.runId === item.runId && known.role === item.role && !known.id);
+    const mine = item.runId
+      && this.items.find((known) => known.runId === item.runId && known.role === item.role && !known.id);
     if (mine) Object.assign(mine, item, { state: mine.role === "user" ? "sent" : mine.state });
     else this.add(item);
   }
@@ -53,7 +54,7 @@ export class Transcript {
     if (event.state === "delta") {
       this.runs.add(event.runId);
       // A reply goes on after a tool call as a new message; what the transcript already has is finished.
-      if (!item || item.parts?.length) item = this.add({ role: "assistant", state: "streaming", text: "", runId: event.runId, at: Date.now() });
+      if (!item || item.parts?.length) item = this.reply(event.runId, "");
       item.text = text ?? (event.replace ? event.deltaText : item.text + event.deltaText);
       item.state = "streaming";
       return false;
@@ -61,10 +62,10 @@ export class Transcript {
     this.runs.delete(event.runId);
     const state = { final: "done", aborted: "aborted", error: "error" }[event.state] ?? "done";
     if (event.state === "error") {
-      item ??= this.add({ role: "assistant", state, text: "", runId: event.runId, at: Date.now() });
+      item ??= this.reply(event.runId, "");
       item.problem = event.errorMessage || "The gateway gave no reason.";
     } else if (!item && text) {
-      item = this.add({ role: "assistant", state, text, runId: event.runId, at: Date.now() });
+      item = this.reply(event.runId, text);
     }
     if (item) {
       item.state = state;
@@ -79,6 +80,10 @@ export class Transcript {
   disconnected() {
     this.runs.clear();
     for (const item of this.items) if (item.state === "streaming") item.state = "aborted";
+  }
+
+  reply(runId, text) {
+    return this.add({ role: "assistant", state: "streaming", text, runId, at: Date.now() });
   }
 
   add(item) {
@@ -96,7 +101,8 @@ export function textOf(message) {
   const content = message?.content;
   if (typeof content === "string") return content;
   if (!Array.isArray(content)) return typeof message?.text === "string" ? message.text : "";
-  return content.filter((part) => part?.type === "text" && typeof part.text === "string").map((part) => part.text).join("\n\n");
+  const texts = content.filter((part) => part?.type === "text" && typeof part.text === "string");
+  return texts.map((part) => part.text).join("\n\n");
 }
 
 function itemOf(message, messageId) {
