@@ -36,7 +36,9 @@ use thiserror::Error;
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum UiError {
     /// `gateway.controlUi.basePath` is not usable.
-    #[error("base path {given:?} may only hold letters, digits and `-_~/`, and no empty or dotted parts")]
+    #[error(
+        "base path {given:?} may only hold letters, digits and `-._~/`, and no part that is empty or starts with a dot"
+    )]
     BasePath {
         /// As configured.
         given: String,

@@ -53,8 +53,9 @@ export function healthView({ gateway }) {
     const connected = presence.filter((entry) => entry.mode !== "gateway" && entry.reason !== "disconnect");
     const memory = status?.processMemory?.rssBytes ?? status?.memory?.rssBytes;
     const silence = Date.now() - heardAt;
+    const state = !health ? ["Unknown"] : health.ok === false ? ["Degraded", "bad"] : ["Healthy", "good"];
     const rows = [
-      health?.ok === false ? ["State", "Degraded", "bad"] : health ? ["State", "Healthy", "good"] : ["State", "Unknown"],
+      ["State", ...state],
       // The page is compiled in, so its version is the program's; the gateway names the release it speaks as.
       ["Version", gateway.version],
       ["Speaks as", hello.server?.version],

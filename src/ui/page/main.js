@@ -160,7 +160,7 @@ function buildShell() {
   const views = [chatView(context), decisionsView(context), devicesView(context), healthView(context)];
   const links = new Map(views.map((view) => [view.name, h("a", { href: `#${view.name}` },
     h("span", {}, view.title), h("span", { class: "badge", hidden: true }))]));
-  const stage = h("main", { id: "stage", tabindex: "-1" });
+  const stage = h("main", { id: "stage", tabindex: "0" });
   const pill = h("span", { class: "pill", role: "status" });
   const banner = h("div", { class: "banner", role: "status", hidden: true });
   const keys = helpDialog();

@@ -43,6 +43,7 @@ export function sessionList({ gateway, select, create }) {
   }
 
   async function refresh() {
+    if (!gateway.offers("sessions.list")) return;
     try {
       const answer = await gateway.request("sessions.list", WANTED);
       rows = answer.sessions ?? [];
