@@ -10,14 +10,15 @@ use crate::runtime::metrics;
 const METHODS_HEAD: &str = "\
 # Methods and events
 
-What this build serves over WebSocket, and by `POST /rpc`. A method that is not here is not built: calling it answers
-`INVALID_REQUEST` with `unknown method: NAME`, and `features.methods` does not name it.
+What this build serves over WebSocket, and by `POST /rpc`. A method that is not here is not built, and
+`features.methods` does not name it: calling it answers `INVALID_REQUEST` with `unknown method: NAME`, or, to whoever has
+no `operator.admin`, that this scope is missing.
 
 - **listed on**: the protocols whose `features.methods` name it. Both can call it either way.
 - **protocol 3**, **protocol 4**: what a caller needs. `operator.admin` is enough everywhere; `operator.write` includes
   `operator.read`. *anyone* is every admitted connection, nodes included.
-- **lane**: where it runs. `loop` answers at once from memory; `query` reads on another thread; `store` answers after its
-  write is on disk.
+- **lane**: where it runs. `loop` runs at once, on live state, and what it changes on disk is there before it answers;
+  `query` reads on another thread; `store` runs in a transaction and answers after its commit.
 ";
 
 const EVENTS_HEAD: &str = "

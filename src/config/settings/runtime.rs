@@ -71,7 +71,7 @@ pub struct Logging {
     pub level: LevelFilter,
     /// How much reaches the terminal; never more than `level`.
     pub console_level: LevelFilter,
-    /// `None`: the daily file in the state directory.
+    /// `None`: the one in the state directory.
     pub file: Option<PathBuf>,
     /// Whether what looks like a secret is replaced in tool output.
     pub redact_tools: bool,
