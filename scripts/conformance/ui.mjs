@@ -76,12 +76,15 @@ export async function runControlUis({ release, token, say }) {
     });
     for (const [name, address, methods, shown] of views) {
       await check(`shows ${name}`, async () => {
-        await page.goto(base + address, { waitUntil: 'load', timeout: WAIT_MS });
-        await shown(page);
-        await until(() => answered(methods).length === 0, () => `not answered: ${answered(methods)}`);
-        // Late answers redraw the page; the screenshot is for people.
-        await page.waitForLoadState('networkidle', { timeout: 5000 }).catch(() => {});
-        await page.screenshot({ path: path.join(folder, `control-ui-${build}-${name}.png`) });
+        try {
+          await page.goto(base + address, { waitUntil: 'load', timeout: WAIT_MS });
+          await shown(page);
+          await until(() => answered(methods).length === 0, () => `not answered: ${answered(methods)}`);
+          // Late answers redraw the page; the screenshot is for people.
+          await page.waitForLoadState('networkidle', { timeout: 5000 }).catch(() => {});
+        } finally {
+          await page.screenshot({ path: path.join(folder, `control-ui-${build}-${name}.png`) });
+        }
       });
     }
     await check('runs without a script error', async () => { if (broken.length) throw new Error([...new Set(broken)].join('; ').slice(0, 400)); });
