@@ -17,7 +17,7 @@ const builds = {
     views: [
       ['chat', '/chat/main', ['chat.startup'], (page) => page.locator('textarea, [contenteditable="true"]').first().waitFor({ timeout: WAIT_MS })],
       // This build has no view called overview: the sessions and connection views are what became of it.
-      ['overview', '/settings/connection', [], (page) => page.getByText('Connected', { exact: true }).first().waitFor({ timeout: WAIT_MS })],
+      ['overview', '/settings/connection', [], (page) => page.getByText('Connected').locator('visible=true').first().waitFor({ timeout: WAIT_MS })],
       ['sessions', '/sessions', ['sessions.list'], (page) => page.getByText(/Sessions/i).first().waitFor({ timeout: WAIT_MS })],
     ],
   },
