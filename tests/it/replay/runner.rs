@@ -92,7 +92,22 @@ pub(super) struct Runner {
     connections: HashMap<String, Connection>,
     started: HashMap<String, Sent>,
     slow_steps: u32,
+    part: Part,
 }
+
+/// What a scenario is played for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// It is judged: everything it waits for is waited for.
+    Judged,
+    /// Only later scenarios need what it leaves behind (sessions, mostly): its requests are made and answered, and no more.
+    Context,
+}
+
+/// Longest wait for an answer in a scenario that is only context.
+const CONTEXT_TIMEOUT: Duration = Duration::from_millis(1000);
+/// Longest wait there for what may not come at all.
+const CONTEXT_EVENT_TIMEOUT: Duration = Duration::from_millis(50);
 
 impl Runner {
     pub(super) fn new(target: Target) -> Runner {
@@ -105,6 +120,7 @@ impl Runner {
             connections: HashMap::new(),
             started: HashMap::new(),
             slow_steps: 0,
+            part: Part::Judged,
         }
     }
 
@@ -130,7 +146,8 @@ impl Runner {
     }
 
     /// Plays one scenario. Its connections are closed at the end, but for the default one.
-    pub(super) fn play(&mut self, scenario: &Scenario) -> Vec<Observation> {
+    pub(super) fn play(&mut self, scenario: &Scenario, part: Part) -> Vec<Observation> {
+        self.part = part;
         if !scenario.steps[0].fresh && !self.has_default_connection() {
             let unheard = || Observation { response: Response::Closed(0), events: vec![], chat_order: vec![] };
             return scenario.steps.iter().map(|_| unheard()).collect();
@@ -154,7 +171,7 @@ impl Runner {
     fn step(&mut self, step: &Step, scenario_start: usize) -> Observation {
         let from = self.inbox.len();
         let response = self.act(step, scenario_start);
-        if matches!(response, Response::Timeout) {
+        if matches!(response, Response::Timeout) && self.part == Part::Judged {
             self.slow_steps += 1;
         }
         if let Response::Answer { frame, .. } = &response {
@@ -167,6 +184,7 @@ impl Runner {
         let answered = matches!(&response, Response::Answer { frame, .. } if frame["ok"] == true);
         // The call itself has failed: what it should have caused will not come.
         let hopeless = !answered && step.expect.as_ref().is_some_and(|expect| expect.ok == Some(true));
+        let hopeless = hopeless || self.part == Part::Context;
         let mut events = Vec::new();
         for expected in step.expect_events.iter().filter(|expected| !expected.absent) {
             let payload = if hopeless { None } else { self.expected_event(expected, from) };
@@ -199,7 +217,7 @@ impl Runner {
                 Response::None
             }
             Op::Sleep => {
-                sleep(Duration::from_millis(step.ms.unwrap_or(0)));
+                sleep(self.event_limit(Duration::from_millis(step.ms.unwrap_or(0))));
                 Response::None
             }
             Op::Raw => self.raw(step),
@@ -221,8 +239,8 @@ impl Runner {
             },
             Op::Await => {
                 let name = step.event.as_deref().expect("an await names its event");
-                let payload =
-                    self.event(name, Some(&step.on), &step.filter, scenario_start, self.limit(timeout(10_000)));
+                let wait = self.event_limit(timeout(10_000));
+                let payload = self.event(name, Some(&step.on), &step.filter, scenario_start, wait);
                 payload.map_or(Response::Timeout, |payload| Response::Answer {
                     frame: json!({ "ok": true, "payload": payload }),
                     close: None,
@@ -300,7 +318,7 @@ impl Runner {
             connection.socket.send_text(&text);
         }
         let id = connection.socket.id;
-        let wait = Duration::from_millis(step.timeout_ms.unwrap_or(3000));
+        let wait = self.limit(Duration::from_millis(step.timeout_ms.unwrap_or(3000)));
         let found = self.inbox.wait(from, Instant::now() + wait, |arrival| {
             (arrival.socket == id && !arrival.is_event()).then(|| match &arrival.what {
                 What::Frame(frame) => Response::Answer { frame: frame.clone(), close: None },
@@ -319,7 +337,7 @@ impl Runner {
     }
 
     fn answer_invoke(&mut self, step: &Step, scenario_start: usize, timeout: Duration) -> Response {
-        let limit = self.limit(timeout);
+        let limit = self.event_limit(timeout);
         let Some(asked) = self.event("node.invoke.request", Some(&step.on), &Map::new(), scenario_start, limit) else {
             return Response::Timeout;
         };
@@ -408,7 +426,17 @@ impl Runner {
         order
     }
 
+    fn event_limit(&self, wanted: Duration) -> Duration {
+        match self.part {
+            Part::Judged => self.limit(wanted),
+            Part::Context => wanted.min(CONTEXT_EVENT_TIMEOUT),
+        }
+    }
+
     fn limit(&self, wanted: Duration) -> Duration {
+        if self.part == Part::Context {
+            return wanted.min(CONTEXT_TIMEOUT);
+        }
         let Patience { step, hurried, .. } = self.target.patience;
         wanted.min(if self.slow_steps > SLOW_STEPS_MAX { hurried } else { step })
     }
