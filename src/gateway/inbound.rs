@@ -247,7 +247,7 @@ impl Gateway {
         let Some(decision) = decision else { return };
         let stored = match accepted {
             // Saying "ok" to a second delivery of what was blocked would be a way to have it believed.
-            Accepted::Before { was_blocked: true } => {
+            Accepted::Before { was_blocked: true, .. } => {
                 let error = RpcError::invalid("blocked by the defender when it was first delivered")
                     .with_details(json!({ "code": "BLOCKED_BY_DEFENDER" }));
                 for waiter in waiters {
@@ -255,10 +255,11 @@ impl Gateway {
                 }
                 return;
             }
-            Accepted::Before { was_blocked: false } => {
-                let answer = json!({ "runId": message.run_id, "status": "ok" });
+            Accepted::Before { run_id, was_blocked: false } => {
+                let answer = json!({ "runId": run_id, "status": "ok" });
                 for waiter in waiters {
-                    self.tell_waiter(waiter, Ok(Receipt { message: &message, decision: None, answer: &answer }));
+                    let session = &message.session;
+                    self.tell_waiter(waiter, Ok(Receipt { run_id: &run_id, session, is_new: false, answer: &answer }));
                 }
                 return;
             }
@@ -284,7 +285,7 @@ impl Gateway {
         let again = json!({ "runId": message.run_id, "status": "in_flight" });
         for (idx, waiter) in waiters.into_iter().enumerate() {
             let answer = if idx == 0 { &started } else { &again };
-            let receipt = Receipt { message: &message, decision: Some(&decision), answer };
+            let receipt = Receipt { run_id: &message.run_id, session: &message.session, is_new: true, answer };
             self.tell_waiter(waiter, Ok(receipt));
         }
         if let Some(added) = stored.added {
@@ -351,9 +352,9 @@ impl Gateway {
             }
             Waiter::Hook { conn, idx } => {
                 let outcome = result.map(|receipt| routes::HookOutcome {
-                    run_id: receipt.message.run_id.clone(),
-                    session: receipt.message.session.as_str().to_owned(),
-                    is_new: receipt.decision.is_some(),
+                    run_id: receipt.run_id.to_owned(),
+                    session: receipt.session.as_str().to_owned(),
+                    is_new: receipt.is_new,
                 });
                 self.hook_message_done(conn, idx, outcome);
             }
@@ -363,9 +364,11 @@ impl Gateway {
 
 /// What a waiter is told.
 struct Receipt<'a> {
-    message: &'a Message,
-    /// `None` when the message had been delivered before.
-    decision: Option<&'a Decision>,
+    /// The run it became, now or when it was first delivered.
+    run_id: &'a str,
+    session: &'a SessionKey,
+    /// Whether it had not been delivered before.
+    is_new: bool,
     answer: &'a Value,
 }
 

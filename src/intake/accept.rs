@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::{Message, Source};
 use crate::defender::decision::{Action, Decision};
+use crate::protocol::error::RpcError;
 use crate::sessions::transcript;
 use crate::store::StoreError;
 use crate::store::db::Db;
@@ -17,6 +18,8 @@ pub enum Accepted {
     New(Box<Stored>),
     /// It had been delivered before; nothing was written.
     Before {
+        /// The run it became then.
+        run_id: String,
         /// What came of it then.
         was_blocked: bool,
     },
@@ -60,7 +63,11 @@ pub fn accept(
     };
     let inbox_id = match db.inbox_accept(&inbound)? {
         Inboxed::New(inbox_id) => inbox_id,
-        Inboxed::Existing(row) => return Ok(Accepted::Before { was_blocked: row.state == InboxState::Quarantined }),
+        Inboxed::Existing(row) => {
+            let first: Message = serde_json::from_str(&row.body)
+                .map_err(|error| RpcError::unavailable(format!("inbox row {} cannot be read: {error}", row.id)))?;
+            return Ok(Accepted::Before { run_id: first.run_id, was_blocked: row.state == InboxState::Quarantined });
+        }
     };
     db.decision_record(&NewDecision {
         at_ms: now_ms,
