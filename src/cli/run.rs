@@ -120,6 +120,7 @@ fn control_address(settings: &Settings) -> Option<SocketAddr> {
 fn take_over(core: &Gateway) -> Limits {
     let settings = &core.config().settings;
     logging::set_levels(settings.logging.level, settings.logging.console_level);
+    logging::set_redactor(redactor(core.config()));
     Limits::of(settings)
 }
 
@@ -133,15 +134,20 @@ fn log_file(loaded: &Loaded) -> Result<PathBuf, CliError> {
     Ok(dir.join("openclaw-rs.log"))
 }
 
-fn start_log(loaded: &Loaded, file: &std::path::Path) -> Result<Logger, CliError> {
+/// Takes the secrets of a configuration out of log lines.
+fn redactor(loaded: &Loaded) -> logging::Redactor {
     let auth = &loaded.settings.gateway.auth;
     let secrets = [&auth.token, &auth.password, &loaded.settings.hooks.token].into_iter().flatten().cloned();
     let scrubber = Scrubber::new(&loaded.document.config, secrets);
+    Box::new(move |line| scrubber.scrub(line).into_owned())
+}
+
+fn start_log(loaded: &Loaded, file: &std::path::Path) -> Result<Logger, CliError> {
     let options = logging::Options {
         level: loaded.settings.logging.level,
         console_level: loaded.settings.logging.console_level,
         file: Some(file.to_owned()),
-        redactor: Some(Box::new(move |line| scrubber.scrub(line).into_owned())),
+        redactor: Some(redactor(loaded)),
     };
     Logger::start(options).map_err(|source| CliError::Input { name: "the log".to_owned(), source })
 }

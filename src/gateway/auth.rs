@@ -151,6 +151,10 @@ fn check_proxy(settings: &Settings, head: &Head<'_>) -> Result<Admission, Refusa
     if !head.is_from_trusted_proxy(settings) {
         return refuse("trusted_proxy_untrusted_source".to_owned());
     }
+    // Anybody with a shell on this machine could pose as a proxy on it.
+    if head.peer.to_canonical().is_loopback() && !rules.allow_loopback {
+        return refuse("trusted_proxy_loopback_source".to_owned());
+    }
     let value = |name: &str| {
         super::http::header(head.headers, &name.to_ascii_lowercase()).map(str::trim).filter(|v| !v.is_empty())
     };
@@ -227,5 +231,16 @@ mod tests {
             Err("trusted_proxy_user_not_allowed".to_owned())
         );
         assert_eq!(check(&settings, &[("x-proof", "1"), ("x-user", "ann")]), Ok(Admission::TrustedProxy));
+
+        let from_here = |settings: &Settings| {
+            let headers = [("x-proof".to_owned(), "1".to_owned()), ("x-user".to_owned(), "ann".to_owned())];
+            let head = Head { peer: "::1".parse().unwrap(), headers: &headers };
+            check_shared(settings, &Credentials::default(), &head, &Comparer::new())
+        };
+        settings.gateway.trusted_proxies = vec![Cidr::parse("::1/128").unwrap()];
+        let refused = Refusal::TrustedProxy("trusted_proxy_loopback_source".to_owned());
+        assert_eq!(from_here(&settings), Err(refused));
+        settings.gateway.auth.trusted_proxy.allow_loopback = true;
+        assert_eq!(from_here(&settings), Ok(Admission::TrustedProxy));
     }
 }

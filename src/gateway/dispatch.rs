@@ -69,6 +69,7 @@ impl Gateway {
                 _ => RpcError::invalid(format!("unknown method: {name}")),
             });
         };
+        self.control_writes.count(method.name, caller, now.wall_ms)?;
         let call = Call { caller: Arc::clone(caller), id: id.to_owned(), method: method.name, now_ms: now.wall_ms };
         let origin = || Origin::Request { conn: caller.conn, id: id.to_owned(), method: method.name };
         let work = match method.run {

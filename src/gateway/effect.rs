@@ -40,6 +40,22 @@ pub enum Lane {
     Defend,
 }
 
+/// Threads that read for methods: enough that one long answer does not hold up the others.
+pub const QUERY_THREADS: usize = 2;
+/// Most threads that judge, however many cores there are.
+pub const DEFEND_THREADS_MAX: usize = 16;
+
+impl Lane {
+    /// How many jobs it works on at once.
+    pub fn threads(self) -> usize {
+        match self {
+            Lane::Query => QUERY_THREADS,
+            Lane::Store => 1,
+            Lane::Defend => std::thread::available_parallelism().map_or(1, usize::from).min(DEFEND_THREADS_MAX),
+        }
+    }
+}
+
 /// What a job is for, so that its report finds its way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {

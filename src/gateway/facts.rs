@@ -58,8 +58,10 @@ pub enum Fact {
     Judged(Box<crate::defender::decision::Decision>),
     /// An inbound message is on disk, or had been there before.
     Accepted(Box<crate::intake::accept::Accepted>),
-    /// The configuration was read again, or written.
+    /// The configuration was read again because somebody asked, or written.
     Config(Box<Loaded>),
+    /// A look at the file found another configuration than the one in force.
+    ConfigSeen(Box<Loaded>),
     /// The configuration on disk cannot be used; what was in force stays.
     ConfigBroken {
         /// What is wrong with it, with line and column.
@@ -110,6 +112,7 @@ impl Gateway {
             // These belong to a message on its way, which takes them before they get here (`inbound`).
             Fact::Judged(_) | Fact::Accepted(_) => debug_assert!(false, "a message's fact without its message"),
             Fact::Config(loaded) => self.take_config(now, *loaded),
+            Fact::ConfigSeen(loaded) => self.config_seen(now, *loaded),
             Fact::ConfigBroken { why } => self.config_broken(&why),
             Fact::Page { conn, response } => self.page_read(conn, *response),
             Fact::Voicewake(triggers) => {

@@ -12,6 +12,7 @@
 pub mod auth;
 pub mod broadcast;
 pub mod clients;
+pub mod control_writes;
 pub mod dispatch;
 pub mod effect;
 pub mod event;
@@ -145,6 +146,7 @@ pub struct Gateway {
     /// Connections that close once the answer to their own call is out.
     closing_behind_answer: Vec<(ConnId, &'static str)>,
     limiter: Limiter,
+    control_writes: control_writes::ControlWrites,
     comparer: auth::Comparer,
     /// Who knows it may read the canvas; new with every start.
     canvas_token: String,
@@ -212,6 +214,7 @@ impl Gateway {
             left_presence: Vec::new(),
             closing_behind_answer: Vec::new(),
             limiter: Limiter::default(),
+            control_writes: Default::default(),
             comparer: auth::Comparer::new(),
             canvas_token: crate::runtime::random::token(),
             token_key,

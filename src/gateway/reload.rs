@@ -1,7 +1,7 @@
 //! The configuration while the daemon runs: looked at every few seconds and on SIGHUP, taken over when it can be used.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -13,6 +13,7 @@ use crate::config::changes;
 use crate::config::load::{self, LoadInputs, Loaded};
 use crate::config::path::KeyPath;
 use crate::config::settings::agents::SessionScope;
+use crate::config::settings::gateway::ReloadMode;
 use crate::defender::rules::Rules;
 use crate::protocol::close;
 use crate::protocol::frame::Json;
@@ -27,19 +28,35 @@ pub struct Reload {
     looking: bool,
     /// The broken document that was already complained about.
     complained: Option<String>,
+    /// A changed document that a poll saw; taken over once it has been still for `gateway.reload.debounceMs`.
+    settling: Option<String>,
+    /// The document that `gateway.reload.mode` keeps for the next start.
+    kept_for_restart: Option<String>,
 }
 
 impl Reload {
     /// Starts looking at the interval of `config`.
     pub fn new(config: &Loaded, now: Now) -> Reload {
-        let interval = config.settings.gateway.server.reload_interval;
-        Reload { next_poll: interval.map(|every| now.mono + every), looking: false, complained: None }
+        let interval = poll_interval(config);
+        Reload {
+            next_poll: interval.map(|every| now.mono + every),
+            looking: false,
+            complained: None,
+            settling: None,
+            kept_for_restart: None,
+        }
     }
 
     /// When to look next; `None` when polling is off.
     pub fn next_poll(&self) -> Option<Instant> {
         self.next_poll
     }
+}
+
+/// How often the file is looked at; `None`: never, by its interval or by `gateway.reload.mode`.
+fn poll_interval(config: &Loaded) -> Option<Duration> {
+    let gateway = &config.settings.gateway;
+    gateway.server.reload_interval.filter(|_| gateway.reload.mode != ReloadMode::Off)
 }
 
 /// Reads the configuration again, secrets included.
@@ -66,29 +83,32 @@ impl Gateway {
         if self.reload.next_poll.is_none_or(|at| now.mono < at) {
             return;
         }
-        let interval = self.config.settings.gateway.server.reload_interval;
-        self.reload.next_poll = interval.map(|every| now.mono + every);
-        self.look_at_config();
+        self.reload.next_poll = poll_interval(&self.config).map(|every| now.mono + every);
+        self.look_at_config(false);
     }
 
     /// Looks at the file now.
     pub(super) fn reload_now(&mut self, why: &str) {
         log::info!("reading the configuration again why={why}");
         self.reload.complained = None;
-        self.look_at_config();
+        self.look_at_config(true);
     }
 
-    fn look_at_config(&mut self) {
+    /// Looks at the file; what a poll sees must first be still, what somebody asked for is taken over at once.
+    fn look_at_config(&mut self, asked: bool) {
         if std::mem::replace(&mut self.reload.looking, true) {
             return;
         }
         let (current, inputs) = (Arc::clone(&self.config), Arc::clone(&self.load_inputs));
+        let kept_for_restart = self.reload.kept_for_restart.clone();
         let work = Work::Query(Box::new(move |_| {
             let facts = match read(&inputs) {
                 Ok(loaded) if loaded.document.raw == current.document.raw && loaded.settings == current.settings => {
                     Vec::new()
                 }
-                Ok(loaded) => vec![Fact::Config(Box::new(loaded))],
+                Ok(loaded) if kept_for_restart.as_ref() == Some(&loaded.document.hash) => Vec::new(),
+                Ok(loaded) if asked => vec![Fact::Config(Box::new(loaded))],
+                Ok(loaded) => vec![Fact::ConfigSeen(Box::new(loaded))],
                 Err(error) => vec![Fact::ConfigBroken { why: explain(&error) }],
             };
             Ok(Done { answer: None, facts })
@@ -99,6 +119,15 @@ impl Gateway {
     /// A look is over, whatever it found.
     pub(super) fn looked_at_config(&mut self) {
         self.reload.looking = false;
+    }
+
+    /// A poll saw a document that is not the one in force: taken over once two looks saw the same.
+    pub(super) fn config_seen(&mut self, now: Now, loaded: Loaded) {
+        if self.reload.settling.as_ref() == Some(&loaded.document.hash) {
+            return self.take_config(now, loaded);
+        }
+        self.reload.next_poll = Some(now.mono + self.config.settings.gateway.reload.debounce);
+        self.reload.settling = Some(loaded.document.hash);
     }
 
     /// The document on disk cannot be used: it is said once, and what was in force stays.
@@ -118,18 +147,25 @@ impl Gateway {
             Err(error) => return self.config_broken(&error.to_string()),
         };
         let found = changes::between(&self.config.document.config, &loaded.document.config);
-        let plan = changes::plan(&found, self.config.settings.gateway.reload.mode);
+        let mode = self.config.settings.gateway.reload.mode;
+        let plan = changes::plan(&found, mode);
+        self.reload.settling = None;
+        if matches!(mode, ReloadMode::Off | ReloadMode::Restart) && plan.apply.is_empty() {
+            log::info!("configuration changed and kept for the next start");
+            self.reload.kept_for_restart = Some(loaded.document.hash);
+            return;
+        }
         let names = |paths: &[KeyPath]| paths.iter().map(ToString::to_string).collect::<Vec<_>>();
         let (applied, restart) = (names(&plan.apply), names(&plan.restart));
         log::info!("configuration read again applied={} restart_needed={}", applied.join(","), restart.join(","));
         let (old, new) = (&self.config.settings.gateway.auth, &loaded.settings.gateway.auth);
         let secrets_changed = old.mode != new.mode || old.token != new.token || old.password != new.password;
-        let interval = loaded.settings.gateway.server.reload_interval;
         self.config = Arc::new(loaded);
+        self.reload.kept_for_restart = None;
         self.keys = Arc::new(key_rules(&self.config));
         self.rules = Arc::new(rules);
         self.reload.complained = None;
-        self.reload.next_poll = interval.map(|every| now.mono + every);
+        self.reload.next_poll = poll_interval(&self.config).map(|every| now.mono + every);
         self.next_tick = self.next_tick.min(now.mono + self.config.settings.gateway.server.tick_interval);
         self.degraded = None;
         self.effects.push_back(Effect::Reconfigured);

@@ -14,14 +14,10 @@ use crate::runtime::threads::STACK_BYTES_DEEP;
 use crate::store::reader::LazyReader;
 use crate::store::writer::{NotTaken, Undo, WriteJob, Writer};
 
-/// Threads for reads.
-pub const QUERY_THREADS: usize = 2;
 /// Reads that may wait; more are shed.
 pub const QUERY_QUEUE_MAX: usize = 256;
 /// Judgements that may wait; more are shed, which the core turns into a decision that lets nothing pass.
 pub const DEFEND_QUEUE_MAX: usize = 256;
-/// Most threads for judgements, however many cores there are.
-pub const DEFEND_THREADS_MAX: usize = 16;
 
 /// All lanes.
 pub struct Lanes {
@@ -65,18 +61,19 @@ impl Lanes {
         let path: PathBuf = writer.path().to_owned();
         let query = Spec {
             name: "query",
-            threads: QUERY_THREADS,
+            threads: Lane::Query.threads(),
             queue_jobs_max: QUERY_QUEUE_MAX,
             stack_bytes: STACK_BYTES_DEEP,
             depth: &metrics::QUERY_DEPTH,
+            active: &metrics::QUERY_ACTIVE,
         };
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let defend = Spec {
             name: "defend",
-            threads: cores.min(DEFEND_THREADS_MAX),
+            threads: Lane::Defend.threads(),
             queue_jobs_max: DEFEND_QUEUE_MAX,
             stack_bytes: STACK_BYTES_DEEP,
             depth: &metrics::DEFEND_DEPTH,
+            active: &metrics::DEFEND_ACTIVE,
         };
         let to_loop = sender.clone();
         let query = Pool::new(

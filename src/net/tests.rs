@@ -479,7 +479,7 @@ fn a_write_reports_what_came_of_it() {
 fn a_full_lane_sheds_and_the_loop_goes_on() {
     let mut host = Host::start();
     let mut socket = host.websocket();
-    let (room, over) = (lanes::QUERY_QUEUE_MAX + lanes::QUERY_THREADS, 40);
+    let (room, over) = (lanes::QUERY_QUEUE_MAX + crate::gateway::Lane::Query.threads(), 40);
     say(&mut socket, &format!("wait {}", room + over));
     for _ in 0..over {
         host.expect(|seen| *seen == Seen::Shed);

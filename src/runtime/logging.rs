@@ -19,7 +19,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Mutex, OnceLock, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -64,7 +64,7 @@ enum Message {
 /// The sink that `log`'s macros reach. One per process, because `log` knows only one.
 struct Sink {
     lines: Sender<Message>,
-    redactor: Option<Redactor>,
+    redactor: RwLock<Option<Redactor>>,
     dropped: AtomicU64,
 }
 
@@ -88,7 +88,7 @@ impl Logger {
     /// When the thread can't be started, or a logger is already installed.
     pub fn start(options: Options) -> io::Result<Logger> {
         let (lines, queue) = bounded(QUEUE_LINES_MAX);
-        let sink = Sink { lines, redactor: options.redactor, dropped: AtomicU64::new(0) };
+        let sink = Sink { lines, redactor: RwLock::new(options.redactor), dropped: AtomicU64::new(0) };
         if SINK.set(sink).is_err() || log::set_logger(&Front).is_err() {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a logger is already installed"));
         }
@@ -128,6 +128,13 @@ pub fn set_levels(level: LevelFilter, console_level: LevelFilter) {
     CONSOLE_LEVEL.store(console_level as usize, Ordering::Relaxed);
 }
 
+/// Changes what takes secrets out of lines: a reloaded configuration has other ones.
+pub fn set_redactor(redactor: Redactor) {
+    if let Some(sink) = SINK.get() {
+        *sink.redactor.write().unwrap_or_else(PoisonError::into_inner) = Some(redactor);
+    }
+}
+
 impl Log for Front {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.level() <= log::max_level()
@@ -139,7 +146,9 @@ impl Log for Front {
             return;
         }
         let mut line = format_line(clock::wall_ms(), record.level(), room(record.target()), record.args());
-        if let Some(redactor) = &sink.redactor {
+        // A poisoned lock still holds a whole redactor: it is only ever replaced.
+        let redactor = sink.redactor.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(redactor) = redactor.as_ref() {
             line = redactor(&line);
         }
         sink.push(record.level(), line);
@@ -404,7 +413,7 @@ mod tests {
     #[test]
     fn a_full_queue_drops_lines_and_says_so() {
         let (lines, queue) = bounded(1);
-        let sink = Sink { lines, redactor: None, dropped: AtomicU64::new(0) };
+        let sink = Sink { lines, redactor: RwLock::new(None), dropped: AtomicU64::new(0) };
         sink.push(Level::Info, "one".into());
         sink.push(Level::Info, "two".into());
         sink.push(Level::Info, "three".into());

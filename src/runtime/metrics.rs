@@ -147,6 +147,8 @@ table! {
     CONTROL_REQUESTS: Counter = "openclaw_control_requests_total", "Requests on the control port";
     TURNS: Counter = "openclaw_loop_turns_total", "Turns of the loop";
     QUERY_DEPTH: Gauge = "openclaw_query_queue_depth", "Jobs waiting for a query thread";
+    QUERY_ACTIVE: Gauge = "openclaw_query_active", "Jobs being worked on by query threads";
+    DEFEND_ACTIVE: Gauge = "openclaw_defend_active", "Messages being judged";
     DEFEND_DEPTH: Gauge = "openclaw_defend_queue_depth", "Jobs waiting for a defend thread";
     STORE_DEPTH: Gauge = "openclaw_store_queue_depth", "Jobs waiting for the store thread";
     REPORT_DEPTH: Gauge = "openclaw_report_queue_depth", "Reports waiting for the loop";

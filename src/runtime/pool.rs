@@ -37,6 +37,8 @@ pub struct Spec {
     pub stack_bytes: usize,
     /// Where the number of waiting jobs is shown.
     pub depth: &'static Gauge,
+    /// Where the number of jobs being worked on is shown.
+    pub active: &'static Gauge,
 }
 
 /// A job panicked with this text.
@@ -63,6 +65,7 @@ struct Shared<T, W, R> {
     make_worker: Box<dyn Fn() -> W + Send + Sync>,
     deliver: Box<dyn Fn(T, Result<R, Panicked>) + Send + Sync>,
     depth: &'static Gauge,
+    active: &'static Gauge,
 }
 
 impl<T: Send + 'static, W: 'static, R: 'static> Pool<T, W, R> {
@@ -85,6 +88,7 @@ impl<T: Send + 'static, W: 'static, R: 'static> Pool<T, W, R> {
             make_worker: Box::new(make_worker),
             deliver: Box::new(deliver),
             depth: spec.depth,
+            active: spec.active,
         };
         Pool { spec, jobs: Some(jobs), shared: Arc::new(shared), threads: Vec::new() }
     }
@@ -152,7 +156,9 @@ impl<T, W, R> Shared<T, W, R> {
         let mut worker = (self.make_worker)();
         while let Ok((ticket, work)) = self.queue.recv() {
             self.depth.set(gauge(self.queue.len()));
+            self.active.add(1);
             let result = guarded(|| work(&mut worker));
+            self.active.add(-1);
             if result.is_err() {
                 worker = (self.make_worker)();
             }
@@ -206,11 +212,19 @@ mod tests {
     use super::*;
 
     static DEPTH: &Gauge = &metrics::QUERY_DEPTH;
+    static ACTIVE: &Gauge = &metrics::QUERY_ACTIVE;
     type Results = Receiver<(u32, Result<u32, Panicked>)>;
 
     fn pool(threads: usize, queue_jobs_max: usize) -> (Pool<u32, u32, u32>, Results) {
         let (tx, rx) = bounded(64);
-        let spec = Spec { name: "test", threads, queue_jobs_max, stack_bytes: threads::STACK_BYTES, depth: DEPTH };
+        let spec = Spec {
+            name: "test",
+            threads,
+            queue_jobs_max,
+            stack_bytes: threads::STACK_BYTES,
+            depth: DEPTH,
+            active: ACTIVE,
+        };
         let pool = Pool::new(spec, || 0, move |ticket, result| tx.send((ticket, result)).unwrap());
         (pool, rx)
     }

@@ -172,7 +172,6 @@ fn an_operator_is_told_of_every_decision() {
 }
 
 #[test]
-#[ignore = "waits for the Idempotency-Key header of webhooks"]
 fn a_signed_webhook_becomes_one_message_however_often_it_is_sent() {
     let hooks = json!({ "hooks": { "enabled": true, "token": "hook-token-77aa", "allowRequestSessionKey": true } });
     let server = Server::with().model().config(&hooks).start();
@@ -193,4 +192,40 @@ fn a_signed_webhook_becomes_one_message_however_often_it_is_sent() {
     assert_eq!(wrong.status, 401, "{}", wrong.text());
     let history = ann.call("chat.history", json!({ "sessionKey": "agent:main:hook:door" })).expect_ok();
     assert_eq!(history["messages"].to_string().matches("the door is open").count(), 1, "{history}");
+}
+
+#[test]
+fn an_edited_configuration_is_found_and_taken_over() {
+    let server = Server::with().config(&json!({ "gateway": { "server": { "reload_interval_secs": 1 } } })).start();
+    let ann = server.operator("ann");
+    let path = server.state_dir().join("openclaw.json");
+    let mut config: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    config["logging"] = json!({ "level": "debug" });
+    std::fs::write(&path, config.to_string()).unwrap();
+
+    let seen = ann.expect_event("config.changed");
+
+    assert!(seen.frame["payload"]["paths"].to_string().contains("logging"), "{}", seen.frame);
+}
+
+#[test]
+fn a_changed_token_closes_who_came_in_with_the_old_one_unless_it_waits_for_a_restart() {
+    for (mode, closes) in [("hybrid", true), ("restart", false), ("off", false)] {
+        let server = Server::with().config(&json!({ "gateway": { "reload": { "mode": mode } } })).start();
+        let ann = server.operator("ann");
+        let path = server.state_dir().join("openclaw.json");
+        let mut config: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        config["gateway"]["auth"]["token"] = json!("another-token-5b1e");
+        std::fs::write(&path, config.to_string()).unwrap();
+
+        server.signal(libc::SIGHUP);
+
+        if closes {
+            ann.expect_close(4001, "gateway auth changed");
+        } else {
+            server.expect_said("kept for the next start");
+            ann.call_bare("health").expect_ok();
+            server.operator("bob");
+        }
+    }
 }

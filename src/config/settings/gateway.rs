@@ -91,7 +91,6 @@ pub struct ControlUi {
     /// Directory of another build; `None`: the embedded page.
     pub root: Option<PathBuf>,
     pub allowed_origins: Vec<String>,
-    pub allow_insecure_auth: bool,
     pub dangerously_disable_device_auth: bool,
     pub dangerously_allow_host_header_origin_fallback: bool,
 }
@@ -288,7 +287,6 @@ impl ControlUi {
             base_path: if trimmed.is_empty() { String::new() } else { format!("/{trimmed}") },
             root: ui.path("root"),
             allowed_origins: ui.texts("allowedOrigins"),
-            allow_insecure_auth: ui.flag("allowInsecureAuth"),
             dangerously_disable_device_auth: ui.flag("dangerouslyDisableDeviceAuth"),
             dangerously_allow_host_header_origin_fallback: ui.flag("dangerouslyAllowHostHeaderOriginFallback"),
         }

@@ -175,29 +175,29 @@ fn identity(gateway: &mut Gateway, _call: &Call, _params: Loose) -> Result<Value
     Ok(json!({ "deviceId": device_id, "publicKey": public_key }))
 }
 
+/// What waits and what is worked on. The store is not among the lanes: it takes all that waits in one transaction.
 fn lanes(gateway: &mut Gateway, call: &Call, _params: Loose) -> Result<Value, RpcError> {
-    use crate::runtime::metrics::{DEFEND_DEPTH, QUERY_DEPTH, STORE_DEPTH};
-    let lane = |name: &str, queued: i64, n_threads: usize| {
+    use crate::gateway::Lane;
+    use crate::runtime::metrics::{DEFEND_ACTIVE, DEFEND_DEPTH, QUERY_ACTIVE, QUERY_DEPTH};
+    let lane = |name: &str, queued: i64, active: i64, max: usize| {
         json!({
             "lane": name,
             "queuedCount": queued.max(0),
-            "activeCount": 0,
-            "maxConcurrent": n_threads,
+            "activeCount": active.max(0),
+            "maxConcurrent": max,
             "draining": gateway.stopping,
+            // Lanes are never torn down and made again while the daemon runs.
             "generation": 0,
             "blockedBy": null,
         })
     };
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut intake = lane("intake", 0, crate::gateway::inbound::MESSAGES_MAX);
-    intake["activeCount"] = json!(gateway.inbound.len());
+    let on_their_way = i64::try_from(gateway.inbound.len()).unwrap_or(i64::MAX);
     Ok(json!({
         "ts": call.now_ms,
         "lanes": [
-            intake,
-            lane("query", QUERY_DEPTH.value(), 2),
-            lane("store", STORE_DEPTH.value(), 1),
-            lane("defend", DEFEND_DEPTH.value(), cores),
+            lane("intake", 0, on_their_way, crate::gateway::inbound::MESSAGES_MAX),
+            lane("query", QUERY_DEPTH.value(), QUERY_ACTIVE.value(), Lane::Query.threads()),
+            lane("defend", DEFEND_DEPTH.value(), DEFEND_ACTIVE.value(), Lane::Defend.threads()),
         ],
         "dynamic": null,
     }))

@@ -329,6 +329,16 @@ impl Server {
         self.daemon.stderr()
     }
 
+    /// Waits until standard error holds `text`.
+    #[track_caller]
+    pub(crate) fn expect_said(&self, text: &str) {
+        let deadline = Instant::now() + START_TIMEOUT;
+        while !self.stderr().contains(text) {
+            assert!(Instant::now() < deadline, "the daemon did not say {text:?} but: {}", self.stderr());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Kills it with SIGKILL at once and starts it again on what is left in its directory, on another port.
     #[track_caller]
     pub(crate) fn kill_and_restart(&mut self) {

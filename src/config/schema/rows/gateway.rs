@@ -47,7 +47,7 @@ pub(super) static ROWS: &[Row] = &[
     text("gateway.controlUi.basePath").or("\"/\"").restart().now().doc("Path below which the control page is served."),
     path("gateway.controlUi.root").otherwise("the embedded page").restart().now().doc("Directory with another build of the control page."),
     texts("gateway.controlUi.allowedOrigins").or("[]").new_only().now().doc("Further origins from which browsers may connect."),
-    flag("gateway.controlUi.allowInsecureAuth").or("false").new_only().now().doc("Allow token authentication over plain HTTP from other machines."),
+    flag("gateway.controlUi.allowInsecureAuth").or("false").new_only().doc("Allow token authentication over plain HTTP from other machines."),
     flag("gateway.controlUi.dangerouslyDisableDeviceAuth").or("false").new_only().now()
         .doc("Break-glass: browser clients connect without a device identity."),
     flag("gateway.controlUi.dangerouslyAllowHostHeaderOriginFallback").or("false").new_only().now()
