@@ -2,9 +2,9 @@
 //!
 //! [`rules::Rules`] are compiled from plain settings ([`rules::RuleInputs`]), shared by all workers and replaced as a
 //! whole on reload. [`rules::Rules::evaluate`] turns a [`request::ActionRequest`] into a [`decision::Decision`]. What
-//! surrounds that is plain data, owned by whoever decides what to evaluate when: the cache of decisions ([`cache`]),
-//! the end of what each session said before ([`recent`]). [`quarantine`] keeps blocked actions on disk, [`event`] is
-//! what subscribers are told, [`defend`] judges a stream of lines for the command line.
+//! surrounds that is plain data, owned by whoever decides what to evaluate when: the end of what each session said
+//! before ([`recent`]). [`quarantine`] keeps blocked actions on disk, [`event`] is what subscribers are told,
+//! [`defend`] judges a stream of lines for the command line.
 //!
 //! Text is judged as its reader would take it: invisible characters and look-alike letters are undone in all text,
 //! and quoting, wrappers and nesting in commands. Both the original and that form meet the patterns, so a configured
@@ -23,7 +23,6 @@ mod leaks;
 mod patterns;
 mod shell;
 
-pub mod cache;
 pub mod recent;
 
 pub mod event;

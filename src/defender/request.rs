@@ -3,7 +3,6 @@
 use std::fmt;
 
 use serde_json::{Map, Value};
-use sha2::{Digest as _, Sha256};
 
 /// Objects looked into for the parts of an action, in this order, at every level.
 const NESTED: &[&str] = &["payload", "params", "data", "message", "context"];
@@ -93,34 +92,6 @@ impl ActionRequest {
         let has_part =
             request.prompt.is_some() || request.command.is_some() || request.url.is_some() || request.file.is_some();
         has_part.then_some(request)
-    }
-
-    /// A digest of everything a decision depends on. Two requests with one fingerprint get one decision (DEF-75).
-    ///
-    /// The id is part of it, so that a known id with other content is judged anew. What the session said before
-    /// counts only without an id: a repeat of an identified request comes after itself.
-    pub(super) fn fingerprint(&self) -> [u8; 32] {
-        let preceding = if self.id.is_none() { &self.preceding } else { &None };
-        let parts = [
-            &self.id,
-            &self.session_key,
-            &self.prompt,
-            &self.command,
-            &self.url,
-            &self.file,
-            &self.secret,
-            &self.tool,
-            &self.channel,
-            preceding,
-        ];
-        let mut hash = Sha256::new();
-        for part in parts {
-            // Length first, so that no two lists of parts read the same.
-            let length = part.as_ref().map_or(u64::MAX, |text| text.len() as u64);
-            hash.update(length.to_le_bytes());
-            hash.update(part.as_deref().unwrap_or_default());
-        }
-        hash.finalize().into()
     }
 }
 
@@ -262,17 +233,5 @@ mod tests {
     fn debug_shows_no_text() {
         let request = read(json!({ "prompt": "s3cret", "command": "s3cret" })).unwrap();
         assert!(!format!("{request:?}").contains("s3cret"));
-    }
-
-    #[test]
-    fn fingerprints_tell_parts_apart() {
-        let prompt = ActionRequest { prompt: Some("x".into()), ..ActionRequest::default() };
-        let command = ActionRequest { command: Some("x".into()), ..ActionRequest::default() };
-        assert_ne!(prompt.fingerprint(), command.fingerprint());
-        let after = ActionRequest { preceding: Some("y".into()), ..prompt.clone() };
-        assert_ne!(prompt.fingerprint(), after.fingerprint());
-        let named = |r: &ActionRequest| ActionRequest { id: Some("1".into()), ..r.clone() };
-        assert_ne!(named(&prompt).fingerprint(), named(&command).fingerprint());
-        assert_eq!(named(&prompt).fingerprint(), named(&after).fingerprint());
     }
 }

@@ -19,13 +19,7 @@ use crate::protocol::connect::ConnectParams;
 use crate::protocol::device::Device;
 use crate::protocol::scope::{Role, Scopes};
 use crate::runtime::random;
-
-/// Paired devices at most; beyond it the one seen longest ago goes.
-pub const PAIRED_MAX: usize = 2048;
-/// Requests waiting at most; beyond it the oldest goes.
-pub const PENDING_MAX: usize = 512;
-/// How long a request waits, in milliseconds.
-pub const PENDING_MS: i64 = 5 * 60 * 1000;
+use crate::store::devices::{DEVICES_PAIRED_MAX, PAIRS_PENDING_MAX, PAIRS_PENDING_TTL_MS};
 
 /// The key device tokens are derived from: 32 random bytes in a file of their own.
 pub struct TokenKey(hmac::Key);
@@ -332,14 +326,14 @@ impl Devices {
 
     /// Every request that still waits, the newest first.
     pub fn pending(&self, now_ms: i64) -> Vec<&Pending> {
-        let mut all: Vec<&Pending> = self.pending.iter().filter(|p| now_ms - p.ts < PENDING_MS).collect();
+        let mut all: Vec<&Pending> = self.pending.iter().filter(|p| now_ms - p.ts < PAIRS_PENDING_TTL_MS).collect();
         all.sort_by_key(|pending| std::cmp::Reverse(pending.ts));
         all
     }
 
     /// A request that still waits.
     pub fn request(&self, request_id: &str, now_ms: i64) -> Option<&Pending> {
-        self.pending.iter().find(|p| p.request_id == request_id && now_ms - p.ts < PENDING_MS)
+        self.pending.iter().find(|p| p.request_id == request_id && now_ms - p.ts < PAIRS_PENDING_TTL_MS)
     }
 
     /// Whether `device` needs an approval for what it asks, and why.
@@ -384,7 +378,7 @@ impl Devices {
 
     /// Enters a record that is on disk, or takes one back.
     pub fn put(&mut self, record: Paired) {
-        if !self.paired.contains_key(&record.device_id) && self.paired.len() >= PAIRED_MAX {
+        if !self.paired.contains_key(&record.device_id) && self.paired.len() >= DEVICES_PAIRED_MAX {
             let oldest = self.paired.values().min_by_key(|r| r.last_seen_at_ms).map(|r| r.device_id.clone());
             if let Some(oldest) = oldest {
                 self.paired.remove(&oldest);
@@ -401,13 +395,13 @@ impl Devices {
 
     /// Enters a request, merged with what the same device already asked.
     pub fn ask(&mut self, ask: &Ask<'_>, now_ms: i64) -> Pending {
-        self.pending.retain(|pending| now_ms - pending.ts < PENDING_MS);
+        self.pending.retain(|pending| now_ms - pending.ts < PAIRS_PENDING_TTL_MS);
         let before = self.pending.iter().position(|p| p.device_id == ask.device_id && p.role == ask.role.as_str());
         let (request_id, scopes) = match before.map(|idx| self.pending.remove(idx)) {
             Some(old) => (old.request_id, Scopes::from_names(&old.scopes).union(ask.scopes)),
             None => (random::uuid(), ask.scopes.clone()),
         };
-        if self.pending.len() >= PENDING_MAX {
+        if self.pending.len() >= PAIRS_PENDING_MAX {
             self.pending.remove(0);
         }
         let pending = Pending {
@@ -519,12 +513,12 @@ mod tests {
         let second = devices.ask(&ask(Role::Operator, &write, &profile), 1);
         assert_eq!(first.request_id, second.request_id);
         assert_eq!(second.scopes, ["operator.read", "operator.write"]);
-        assert!(devices.request(&first.request_id, PENDING_MS).is_some());
-        assert!(devices.request(&first.request_id, PENDING_MS + 1).is_none());
-        for n in 0..PENDING_MAX + 10 {
+        assert!(devices.request(&first.request_id, PAIRS_PENDING_TTL_MS).is_some());
+        assert!(devices.request(&first.request_id, PAIRS_PENDING_TTL_MS + 1).is_none());
+        for n in 0..PAIRS_PENDING_MAX + 10 {
             let id = format!("d{n}");
             devices.ask(&Ask { device_id: &id, ..ask(Role::Operator, &read, &profile) }, 2);
         }
-        assert_eq!(devices.pending(2).len(), PENDING_MAX);
+        assert_eq!(devices.pending(2).len(), PAIRS_PENDING_MAX);
     }
 }

@@ -1,7 +1,8 @@
-//! Paired devices, their tokens, and requests to be paired (protocol 7, SEC-21 to SEC-24).
+//! Paired devices and requests to be paired (protocol 7, SEC-21 to SEC-24).
 //!
 //! The handshake needs all of it at once and without waiting, so it is loaded at the start ([`Queries::devices_load`])
-//! and lives in memory; these tables are how it survives. A token is stored as its SHA-256, never as itself.
+//! and lives in memory; these tables are how it survives. What a device's tokens are derived from is part of its
+//! record; no token is stored.
 
 use rusqlite::{Row, named_params};
 
@@ -20,7 +21,6 @@ pub const DEVICE_RECORD_BYTES_MAX: usize = 16 * 1024;
 pub const DEVICE_TEXT_BYTES_MAX: usize = 4 * 1024;
 
 const DEVICE_COLUMNS: &str = "device_id, public_key, roles, scopes, created_ms, approved_ms, last_seen_ms, record";
-const TOKEN_COLUMNS: &str = "device_id, role, sha256, scopes, created_ms, rotated_ms, revoked_ms, last_used_ms";
 const PENDING_COLUMNS: &str = "request_id, device_id, at_ms, record";
 
 /// A paired device.
@@ -60,54 +60,6 @@ impl DeviceRow {
     }
 }
 
-/// A device's token for one role.
-#[derive(Clone, PartialEq, Eq)]
-pub struct DeviceTokenRow {
-    /// The device.
-    pub device_id: String,
-    /// The role.
-    pub role: String,
-    /// SHA-256 of the token.
-    pub sha256: [u8; 32],
-    /// Scopes it carries.
-    pub scopes: Vec<String>,
-    /// When the first token for this role was issued.
-    pub created_ms: i64,
-    /// When it was last replaced.
-    pub rotated_ms: Option<i64>,
-    /// When it was revoked.
-    pub revoked_ms: Option<i64>,
-    /// When it last admitted somebody.
-    pub last_used_ms: Option<i64>,
-}
-
-impl std::fmt::Debug for DeviceTokenRow {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("DeviceTokenRow")
-            .field("device_id", &self.device_id)
-            .field("role", &self.role)
-            .field("scopes", &self.scopes)
-            .field("revoked_ms", &self.revoked_ms)
-            .finish_non_exhaustive()
-    }
-}
-
-impl DeviceTokenRow {
-    fn read(row: &Row<'_>) -> rusqlite::Result<DeviceTokenRow> {
-        let mut columns = Columns::of(row);
-        Ok(DeviceTokenRow {
-            device_id: columns.get()?,
-            role: columns.get()?,
-            sha256: columns.get()?,
-            scopes: columns.json()?,
-            created_ms: columns.get()?,
-            rotated_ms: columns.get()?,
-            revoked_ms: columns.get()?,
-            last_used_ms: columns.get()?,
-        })
-    }
-}
-
 /// A device that asks to be paired.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PendingPairRow {
@@ -138,8 +90,6 @@ impl PendingPairRow {
 pub struct Devices {
     /// In the order they were first paired.
     pub paired: Vec<DeviceRow>,
-    /// By device and role.
-    pub tokens: Vec<DeviceTokenRow>,
     /// Oldest first.
     pub pending: Vec<PendingPairRow>,
 }
@@ -156,11 +106,6 @@ impl Queries {
                 [DEVICES_PAIRED_MAX as i64],
                 DeviceRow::read,
             )?,
-            tokens: self.rows(
-                &format!("SELECT {TOKEN_COLUMNS} FROM device_tokens ORDER BY device_id, role"),
-                [],
-                DeviceTokenRow::read,
-            )?,
             pending: self.rows(
                 &format!("SELECT {PENDING_COLUMNS} FROM pending_pairs WHERE at_ms > ?1 ORDER BY at_ms LIMIT ?2"),
                 (now_ms - PAIRS_PENDING_TTL_MS, PAIRS_PENDING_MAX as i64),
@@ -171,7 +116,7 @@ impl Queries {
 }
 
 impl Db<'_> {
-    /// Writes a device, new or not. Returns the devices that had to make room, with their tokens gone too.
+    /// Writes a device, new or not. Returns the devices that had to make room.
     ///
     /// # Errors
     /// [`StoreError::TooLarge`], and those of a statement.
@@ -213,58 +158,13 @@ impl Db<'_> {
         )
     }
 
-    /// Removes a device, its tokens and its requests; returns whether it was paired.
+    /// Removes a device and its requests; returns whether it was paired.
     ///
     /// # Errors
     /// Those of a statement.
     pub fn device_delete(&self, device_id: &str) -> Result<bool, StoreError> {
         self.run("DELETE FROM pending_pairs WHERE device_id = ?1", [device_id])?;
         Ok(self.run("DELETE FROM devices WHERE device_id = ?1", [device_id])? > 0)
-    }
-
-    /// Writes the token of a device for a role, replacing the one it had. The device must be paired.
-    ///
-    /// # Errors
-    /// [`StoreError::TooLarge`], and those of a statement (an unknown device is one).
-    pub fn device_token_put(&self, token: &DeviceTokenRow) -> Result<(), StoreError> {
-        let scopes = to_json(&token.scopes);
-        for (what, size_bytes) in [("token role", token.role.len()), ("token scopes", scopes.len())] {
-            check_size(what, size_bytes, DEVICE_TEXT_BYTES_MAX)?;
-        }
-        self.run(
-            "INSERT INTO device_tokens (device_id, role, sha256, scopes, created_ms, rotated_ms, revoked_ms, \
-                 last_used_ms)
-             VALUES (:device_id, :role, :sha256, :scopes, :created_ms, :rotated_ms, :revoked_ms, :last_used_ms)
-             ON CONFLICT (device_id, role) DO UPDATE SET sha256 = :sha256, scopes = :scopes, \
-                 created_ms = :created_ms, rotated_ms = :rotated_ms, revoked_ms = :revoked_ms, \
-                 last_used_ms = :last_used_ms",
-            named_params! {
-                ":device_id": token.device_id,
-                ":role": token.role,
-                ":sha256": token.sha256,
-                ":scopes": scopes,
-                ":created_ms": token.created_ms,
-                ":rotated_ms": token.rotated_ms,
-                ":revoked_ms": token.revoked_ms,
-                ":last_used_ms": token.last_used_ms,
-            },
-        )?;
-        Ok(())
-    }
-
-    /// Notes that a device connected, and which role's token admitted it, if one did.
-    ///
-    /// # Errors
-    /// Those of a statement.
-    pub fn device_seen(&self, device_id: &str, token_role: Option<&str>, now_ms: i64) -> Result<(), StoreError> {
-        self.run("UPDATE devices SET last_seen_ms = ?2 WHERE device_id = ?1", (device_id, now_ms))?;
-        if let Some(role) = token_role {
-            self.run(
-                "UPDATE device_tokens SET last_used_ms = ?3 WHERE device_id = ?1 AND role = ?2",
-                (device_id, role, now_ms),
-            )?;
-        }
-        Ok(())
     }
 
     /// Writes a request to be paired, new or refreshed. Returns the requests that were too old or had to make room.
@@ -331,19 +231,6 @@ mod tests {
         }
     }
 
-    fn token(device_id: &str) -> DeviceTokenRow {
-        DeviceTokenRow {
-            device_id: device_id.to_owned(),
-            role: String::from("operator"),
-            sha256: [7; 32],
-            scopes: vec![String::from("operator.read")],
-            created_ms: 11,
-            rotated_ms: Some(12),
-            revoked_ms: Some(13),
-            last_used_ms: None,
-        }
-    }
-
     fn pending(request_id: &str, at_ms: i64) -> PendingPairRow {
         let (request_id, device_id) = (request_id.to_owned(), String::from("d"));
         PendingPairRow { request_id, device_id, at_ms, record: String::from("{}") }
@@ -352,26 +239,22 @@ mod tests {
     #[test]
     fn what_was_written_is_loaded() {
         let (_dir, mut database) = scratch();
-        let used = DeviceTokenRow { last_used_ms: Some(9), ..token("d") };
         database
             .write(|db| {
                 db.device_put(&device("d", 1))?;
-                db.device_token_put(&token("d"))?;
-                db.device_seen("d", Some("operator"), 9)?;
                 db.pending_pair_put(&pending("r", 3))
             })
             .unwrap();
-        let expected = Devices { paired: vec![device("d", 9)], tokens: vec![used], pending: vec![pending("r", 3)] };
+        let expected = Devices { paired: vec![device("d", 1)], pending: vec![pending("r", 3)] };
         assert_eq!(database.devices_load(4).unwrap(), expected);
     }
 
     #[test]
-    fn a_removed_device_takes_tokens_and_requests_along() {
+    fn a_removed_device_takes_its_requests_along() {
         let (_dir, mut database) = scratch();
         database
             .write(|db| {
                 db.device_put(&device("d", 1))?;
-                db.device_token_put(&token("d"))?;
                 db.pending_pair_put(&pending("r", 1))?;
                 assert!(db.device_delete("d")?);
                 assert!(!db.device_delete("d")?);
@@ -379,13 +262,6 @@ mod tests {
                 Ok::<_, StoreError>(())
             })
             .unwrap();
-    }
-
-    #[test]
-    fn a_token_needs_a_paired_device() {
-        let (_dir, mut database) = scratch();
-        let refused = database.write(|db| db.device_token_put(&token("stranger")));
-        assert!(matches!(refused, Err(StoreError::Statement(_))));
     }
 
     #[test]
@@ -398,10 +274,8 @@ mod tests {
                     let last_seen_ms = if n == 0 { i64::MAX } else { n as i64 };
                     assert_eq!(db.device_put(&device(&format!("d{n}"), last_seen_ms))?, [""; 0]);
                 }
-                db.device_token_put(&token("d1"))?;
                 assert_eq!(db.device_put(&device("new", 0))?, ["d1"]);
-                let loaded = db.devices_load(0)?;
-                assert_eq!((loaded.paired.len(), loaded.tokens.len()), (DEVICES_PAIRED_MAX, 0));
+                assert_eq!(db.devices_load(0)?.paired.len(), DEVICES_PAIRED_MAX);
                 Ok::<_, StoreError>(())
             })
             .unwrap();
@@ -422,10 +296,5 @@ mod tests {
                 Ok::<_, StoreError>(())
             })
             .unwrap();
-    }
-
-    #[test]
-    fn debug_does_not_show_the_digest() {
-        assert!(!format!("{:?}", token("d")).contains('7'));
     }
 }

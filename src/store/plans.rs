@@ -12,7 +12,7 @@ use super::audit::{self, AuditFilter, AuditRecord};
 use super::db::Db;
 use super::decisions::tests::decision;
 use super::decisions::{Action, DecisionFilter, NewDecision};
-use super::devices::{DeviceRow, DeviceTokenRow, PendingPairRow};
+use super::devices::{DeviceRow, PendingPairRow};
 use super::inbox::{InboxState, NewInbound};
 use super::open::Database;
 use super::open::tests::scratch;
@@ -85,7 +85,6 @@ pub(super) fn note(sql: &str) {
 const ALLOWED: &[(&str, &str)] = &[
     ("SELECT count(*) FROM meta", "at most 1024 small rows, only for a new key"),
     ("FROM devices ORDER BY created_ms", "everything is loaded once, at the start"),
-    ("FROM device_tokens ORDER BY", "everything is loaded once, at the start"),
     ("FROM idempotency WHERE expires_ms > ?1 ORDER BY", "everything is loaded once, at the start"),
     ("FROM pending_pairs WHERE at_ms > ?1 ORDER BY", "everything is loaded once, at the start"),
     ("DELETE FROM pending_pairs WHERE device_id", "at most 512 rows, and a person is waiting"),
@@ -152,17 +151,6 @@ fn touch_everything(db: &Db<'_>) -> Result<(), StoreError> {
         last_seen_ms: 1,
         record: record(),
     })?;
-    db.device_token_put(&DeviceTokenRow {
-        device_id: "d".into(),
-        role: "operator".into(),
-        sha256: [0; 32],
-        scopes: vec![],
-        created_ms: 1,
-        rotated_ms: None,
-        revoked_ms: None,
-        last_used_ms: None,
-    })?;
-    db.device_seen("d", Some("operator"), 2)?;
     let pending = PendingPairRow { request_id: "r".into(), device_id: "d".into(), at_ms: 1, record: record() };
     db.pending_pair_put(&pending)?;
     db.pending_pair_delete("r")?;

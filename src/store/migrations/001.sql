@@ -131,18 +131,6 @@ CREATE TABLE devices (
     record       TEXT NOT NULL
 ) STRICT;
 
-CREATE TABLE device_tokens (
-    device_id    TEXT NOT NULL REFERENCES devices (device_id) ON DELETE CASCADE,
-    role         TEXT NOT NULL,
-    sha256       BLOB NOT NULL,
-    scopes       TEXT NOT NULL,
-    created_ms   INTEGER NOT NULL,
-    rotated_ms   INTEGER,
-    revoked_ms   INTEGER,
-    last_used_ms INTEGER,
-    PRIMARY KEY (device_id, role)
-) STRICT, WITHOUT ROWID;
-
 CREATE TABLE pending_pairs (
     request_id TEXT PRIMARY KEY NOT NULL,
     device_id  TEXT NOT NULL,

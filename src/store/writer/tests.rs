@@ -190,11 +190,13 @@ fn when_the_commit_fails_every_job_of_the_group_says_so() {
     let bench = Bench::new();
     let held = bench.hold();
     bench.submit(put("before"));
-    // A token without a device, checked only at the commit.
+    // A child without its parent, checked only at the commit.
     bench.submit(WriteJob::new(
         |db| {
             db.run("PRAGMA defer_foreign_keys = ON", [])?;
-            db.run("INSERT INTO device_tokens VALUES ('none', 'operator', x'', '[]', 0, NULL, NULL, NULL)", [])?;
+            db.run("CREATE TABLE parent (id INTEGER PRIMARY KEY)", [])?;
+            db.run("CREATE TABLE child (parent INTEGER REFERENCES parent (id))", [])?;
+            db.run("INSERT INTO child VALUES (7)", [])?;
             Ok(String::from("orphan"))
         },
         |error| error.to_string(),
