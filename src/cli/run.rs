@@ -32,7 +32,7 @@ use crate::runtime::logging::{self, Logger};
 use crate::runtime::notify::Notify;
 use crate::runtime::{host, memory, random};
 use crate::store::dir::StateDir;
-use crate::store::open::{Database, OnDamage};
+use crate::store::open::{Database, OnDamage, READER_CACHE_KIB, Tuning, WRITER_CACHE_KIB};
 
 /// File of the key that device tokens are derived from.
 const TOKEN_KEY_FILE: &str = "device-token-key";
@@ -56,7 +56,7 @@ pub fn run(args: &Args, out: &mut Out) -> Result<Outcome, CliError> {
         log::warn!("configuration: {warning}");
     }
     let rules = Rules::compile(&judge::rule_inputs(&loaded.settings)).map_err(CliError::Rules)?;
-    let opened = Database::open(&dir, started.wall_ms, OnDamage::SetAside)?;
+    let opened = Database::open_tuned(&dir, started.wall_ms, OnDamage::SetAside, tuning(&loaded.settings))?;
     if let Some(aside) = &opened.set_aside {
         log::error!("the database was damaged and set aside, a fresh one is in use path={}", aside.display());
     }
@@ -105,6 +105,16 @@ pub fn run(args: &Args, out: &mut Out) -> Result<Outcome, CliError> {
     match reason? {
         ExitReason::Stopped => Ok(Outcome::Done),
         ExitReason::Unfinished => Ok(Outcome::BadNews(Exit::Failure)),
+    }
+}
+
+/// The store's connections as configured.
+fn tuning(settings: &Settings) -> Tuning {
+    let store = &settings.store;
+    Tuning {
+        writer_cache_kib: store.cache_kib.unwrap_or(WRITER_CACHE_KIB),
+        reader_cache_kib: store.cache_kib.unwrap_or(READER_CACHE_KIB),
+        busy_timeout: store.busy_timeout,
     }
 }
 

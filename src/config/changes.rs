@@ -131,9 +131,9 @@ mod tests {
         check(json!({}), port(2), &[("gateway", Some(Reload::Restart))]);
         check(json!({}), json!({ "gateway": { "auth": { "token": "t" } } }), &[("gateway", Some(Reload::NewOnly))]);
         check(
-            json!({ "hooks": { "mappings": [] } }),
-            json!({ "hooks": { "mappings": [{ "match": 1 }] } }),
-            &[("hooks.mappings", Some(Reload::Live))],
+            json!({ "hooks": { "allowedAgentIds": [] } }),
+            json!({ "hooks": { "allowedAgentIds": ["a"] } }),
+            &[("hooks.allowedAgentIds", Some(Reload::Live))],
         );
         check(
             json!({ "agents": { "list": [{ "id": "a" }] } }),

@@ -182,7 +182,7 @@ mod tests {
             ("OPENCLAW_RS_GATEWAY_AUTH_MODE", "sometimes"),
             ("OPENCLAW_RS_GATEWAY_HANDSHAKE_TIMEOUT_MS", "3"),
             ("OPENCLAW_RS_LOG", "DEBUG"),
-            ("OPENCLAW_RS_WORKER_CONCURRENCY", "100000"),
+            ("OPENCLAW_RS_MEMORY_SAMPLE_SECS", "100000"),
         ];
         let found = layered(json!({}), &pairs, &Overrides::default());
         assert_eq!(
@@ -190,7 +190,7 @@ mod tests {
             json!({ "gateway": { "server": { "handshake_timeout_ms": 500 } }, "logging": { "level": "debug" } })
         );
         let warned: Vec<&str> = found.warnings.iter().map(|warning| warning.path.as_str()).collect();
-        assert_eq!(warned, ["gateway.port", "gateway.auth.mode", "runtime.worker_concurrency"]);
+        assert_eq!(warned, ["gateway.port", "gateway.auth.mode", "runtime.memory_sample_secs"]);
     }
 
     #[test]

@@ -388,13 +388,9 @@ fn channel_hook(gateway: &mut Gateway, now: Now, conn: ConnId, request: &HttpReq
     }
 }
 
-/// The secret of a channel's webhook: its own, else the one for all.
+/// The secret of a channel's webhook.
 fn channel_secret(config: &crate::config::load::Loaded, channel: &str) -> Option<String> {
-    let document = &config.document.config;
-    let own = document.pointer(&format!("/channels/{channel}/webhookSecret"));
-    let shared = document.pointer("/automation/webhookSecret");
-    let known = document.pointer(&format!("/channels/{channel}")).is_some();
-    own.or(shared.filter(|_| known)).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned)
+    config.settings.channels.webhook_secret(channel).map(|secret| secret.reveal().to_owned())
 }
 
 fn http_caller(

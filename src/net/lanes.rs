@@ -59,6 +59,7 @@ impl Lanes {
     pub fn new(store: StoreLane, sender: &LoopSender) -> Lanes {
         let StoreLane { writer, unfinished } = store;
         let path: PathBuf = writer.path().to_owned();
+        let tuning = writer.tuning();
         let query = Spec {
             name: "query",
             threads: Lane::Query.threads(),
@@ -78,7 +79,7 @@ impl Lanes {
         let to_loop = sender.clone();
         let query = Pool::new(
             query,
-            move || LazyReader::new(path.clone()),
+            move || LazyReader::tuned(path.clone(), tuning),
             move |origin, result| {
                 to_loop.report(Report { origin, outcome: result.unwrap_or_else(|p| Err(panicked(&p))) })
             },

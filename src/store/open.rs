@@ -24,12 +24,12 @@ use super::dir::{FILE_MODE, StateDir};
 use super::schema::{self, APPLICATION_ID, MIGRATIONS, Migration};
 
 /// How long a statement waits for another process (a command that repairs or copies the file) before it gives up.
-pub const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+pub const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Page cache of the writing connection. The tables in use are small; the kernel caches the file anyway, and every
 /// KiB here counts against the daemon's resident budget.
-pub const WRITER_CACHE_KIB: i32 = 256;
+pub const WRITER_CACHE_KIB: u32 = 256;
 /// Page cache of each reading connection.
-pub const READER_CACHE_KIB: i32 = 128;
+pub const READER_CACHE_KIB: u32 = 128;
 /// Prepared statements kept by the writing connection; the least recently used one goes first. About 4 KiB each.
 pub const WRITER_STATEMENTS_MAX: usize = 32;
 /// Prepared statements kept by each reading connection.
@@ -40,6 +40,23 @@ pub const WAL_BYTES_KEPT: i64 = 1024 * 1024;
 /// How the writing connection treats the disk: the log is written through before the file it is folded into, so that
 /// whatever happens to the machine the file is whole. A commit by itself survives the process, not the machine.
 const SYNCHRONOUS: &str = "PRAGMA synchronous = NORMAL;";
+
+/// What an operator may choose about connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tuning {
+    /// Page cache of the writing connection, in KiB.
+    pub writer_cache_kib: u32,
+    /// Page cache of each reading connection, in KiB.
+    pub reader_cache_kib: u32,
+    /// How long a statement waits for another process.
+    pub busy_timeout: Duration,
+}
+
+impl Default for Tuning {
+    fn default() -> Tuning {
+        Tuning { writer_cache_kib: WRITER_CACHE_KIB, reader_cache_kib: READER_CACHE_KIB, busy_timeout: BUSY_TIMEOUT }
+    }
+}
 
 /// What to do with a file that cannot be opened as a database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +72,7 @@ pub enum OnDamage {
 pub struct Database {
     queries: Queries,
     path: PathBuf,
+    tuning: Tuning,
     // After the connection, so that it is closed after it: see `FreshFile`.
     fresh: Option<FreshFile>,
 }
@@ -110,12 +128,25 @@ impl Database {
     /// [`StoreError::Migration`], [`StoreError::ReadOnly`], [`StoreError::DiskFull`], [`StoreError::Busy`],
     /// [`StoreError::Open`], [`StoreError::File`].
     pub fn open(dir: &StateDir, now_ms: i64, on_damage: OnDamage) -> Result<Opened, StoreError> {
-        open_at(&dir.database_path(), MIGRATIONS, now_ms, on_damage)
+        Database::open_tuned(dir, now_ms, on_damage, Tuning::default())
+    }
+
+    /// As [`Database::open`], with connections as the operator wants them: this one, and the readers on its file.
+    ///
+    /// # Errors
+    /// Those of [`Database::open`].
+    pub fn open_tuned(dir: &StateDir, now_ms: i64, on_damage: OnDamage, tuning: Tuning) -> Result<Opened, StoreError> {
+        open_at(&dir.database_path(), MIGRATIONS, now_ms, on_damage, tuning)
     }
 
     /// The database file; readers are opened on it.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What was chosen about its connections.
+    pub fn tuning(&self) -> Tuning {
+        self.tuning
     }
 
     /// Runs `change` in a transaction of its own: all of it is kept when it returns `Ok`, nothing otherwise.
@@ -137,11 +168,17 @@ impl Database {
     }
 }
 
-fn open_at(path: &Path, migrations: &[Migration], now_ms: i64, on_damage: OnDamage) -> Result<Opened, StoreError> {
+fn open_at(
+    path: &Path,
+    migrations: &[Migration],
+    now_ms: i64,
+    on_damage: OnDamage,
+    tuning: Tuning,
+) -> Result<Opened, StoreError> {
     let mut set_aside = None;
     // An empty file is nothing yet: a database's name, made by somebody or left by a disk that was full.
     if fs::metadata(path).is_ok_and(|found| found.len() > 0) {
-        match open_existing(path, migrations, now_ms) {
+        match open_existing(path, migrations, now_ms, tuning) {
             Err(StoreError::Damaged { .. }) if on_damage == OnDamage::SetAside => {
                 set_aside = Some(rename_with_companions(path, now_ms)?);
             }
@@ -152,18 +189,18 @@ fn open_at(path: &Path, migrations: &[Migration], now_ms: i64, on_damage: OnDama
         rename_with_companions(path, now_ms)?;
     }
     let fresh = create(path, migrations)?;
-    let conn = connect_writer(path)?;
+    let conn = connect_writer(path, tuning)?;
     conn.execute_batch("PRAGMA synchronous = OFF;")?;
-    let database = Database { queries: Queries::new(conn), path: path.to_owned(), fresh: Some(fresh) };
+    let database = Database { queries: Queries::new(conn), path: path.to_owned(), tuning, fresh: Some(fresh) };
     Ok(Opened { database, created: true, migrated: None, set_aside })
 }
 
-fn open_existing(path: &Path, migrations: &[Migration], now_ms: i64) -> Result<Opened, StoreError> {
+fn open_existing(path: &Path, migrations: &[Migration], now_ms: i64, tuning: Tuning) -> Result<Opened, StoreError> {
     let damaged = |error: StoreError| match error {
         StoreError::DamagedPage { detail } => StoreError::Damaged { path: path.to_owned(), detail },
         other => other,
     };
-    let mut conn = connect_writer(path).map_err(damaged)?;
+    let mut conn = connect_writer(path, tuning).map_err(damaged)?;
     let found = check(&conn, path, migrations).map_err(damaged)?;
     let known = migrations.last().map_or(0, |last| last.version);
     let mut migrated = None;
@@ -174,7 +211,7 @@ fn open_existing(path: &Path, migrations: &[Migration], now_ms: i64) -> Result<O
         }
         schema::migrate(&mut conn, migrations).map_err(damaged)?;
     }
-    let database = Database { queries: Queries::new(conn), path: path.to_owned(), fresh: None };
+    let database = Database { queries: Queries::new(conn), path: path.to_owned(), tuning, fresh: None };
     Ok(Opened { database, created: found == 0, migrated, set_aside: None })
 }
 
@@ -211,7 +248,7 @@ fn create(path: &Path, migrations: &[Migration]) -> Result<FreshFile, StoreError
         fs::remove_file(&aside).map_err(file_failed("remove", &aside))?;
     }
     let file = create_private(&aside).map_err(file_failed("create", &aside))?;
-    let mut conn = connect(&aside, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    let mut conn = connect(&aside, OpenFlags::SQLITE_OPEN_READ_WRITE, BUSY_TIMEOUT)?;
     // With `auto_vacuum` the writer can give the disk back what was deleted, a little at a time; it has to be said
     // before the first table.
     conn.execute_batch("PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;")?;
@@ -244,8 +281,8 @@ fn rename_with_companions(path: &Path, now_ms: i64) -> Result<PathBuf, StoreErro
     Ok(aside)
 }
 
-fn connect_writer(path: &Path) -> Result<Connection, StoreError> {
-    let conn = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+fn connect_writer(path: &Path, tuning: Tuning) -> Result<Connection, StoreError> {
+    let conn = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE, tuning.busy_timeout)?;
     conn.set_prepared_statement_cache_capacity(WRITER_STATEMENTS_MAX);
     // SQLite falls back to reading when it may not write, and would only say so at the first change.
     if conn.is_readonly("main")? {
@@ -253,28 +290,29 @@ fn connect_writer(path: &Path) -> Result<Connection, StoreError> {
     }
     // The writer folds the log back itself, after the reports are out (`writer`), hence no automatic checkpoint.
     conn.execute_batch(&format!(
-        "PRAGMA cache_size = -{WRITER_CACHE_KIB};
+        "PRAGMA cache_size = -{};
          PRAGMA journal_mode = WAL;
          PRAGMA wal_autocheckpoint = 0;
          PRAGMA journal_size_limit = {WAL_BYTES_KEPT};
-         {SYNCHRONOUS}"
+         {SYNCHRONOUS}",
+        tuning.writer_cache_kib
     ))?;
     Ok(conn)
 }
 
 /// A connection that cannot write.
-pub(super) fn connect_reader(path: &Path) -> Result<Connection, StoreError> {
-    let conn = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+pub(super) fn connect_reader(path: &Path, tuning: Tuning) -> Result<Connection, StoreError> {
+    let conn = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY, tuning.busy_timeout)?;
     conn.set_prepared_statement_cache_capacity(READER_STATEMENTS_MAX);
-    conn.execute_batch(&format!("PRAGMA cache_size = -{READER_CACHE_KIB};"))?;
+    conn.execute_batch(&format!("PRAGMA cache_size = -{};", tuning.reader_cache_kib))?;
     Ok(conn)
 }
 
-fn connect(path: &Path, access: OpenFlags) -> Result<Connection, StoreError> {
+fn connect(path: &Path, access: OpenFlags, busy_timeout: Duration) -> Result<Connection, StoreError> {
     // Each connection stays with one thread, so SQLite's own mutex would only cost time.
     let conn = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)
         .map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
-    conn.busy_timeout(BUSY_TIMEOUT)?;
+    conn.busy_timeout(busy_timeout)?;
     conn.execute_batch(
         "PRAGMA foreign_keys = ON;
          PRAGMA mmap_size = 0;

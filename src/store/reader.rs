@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::StoreError;
 use super::db::Queries;
-use super::open;
+use super::open::{self, Tuning};
 
 /// A connection that only reads.
 #[derive(Debug)]
@@ -22,7 +22,15 @@ impl Reader {
     /// # Errors
     /// [`StoreError::Open`], [`StoreError::DamagedPage`], [`StoreError::Busy`].
     pub fn open(path: &Path) -> Result<Reader, StoreError> {
-        Ok(Reader { queries: Queries::new(open::connect_reader(path)?) })
+        Reader::open_tuned(path, Tuning::default())
+    }
+
+    /// As [`Reader::open`], with a connection as the operator wants it.
+    ///
+    /// # Errors
+    /// Those of [`Reader::open`].
+    pub fn open_tuned(path: &Path, tuning: Tuning) -> Result<Reader, StoreError> {
+        Ok(Reader { queries: Queries::new(open::connect_reader(path, tuning)?) })
     }
 }
 
@@ -38,13 +46,19 @@ impl Deref for Reader {
 #[derive(Debug)]
 pub struct LazyReader {
     path: PathBuf,
+    tuning: Tuning,
     reader: Option<Reader>,
 }
 
 impl LazyReader {
     /// For the database at `path`.
     pub fn new(path: impl Into<PathBuf>) -> LazyReader {
-        LazyReader { path: path.into(), reader: None }
+        LazyReader::tuned(path, Tuning::default())
+    }
+
+    /// For the database at `path`, with connections as the operator wants them.
+    pub fn tuned(path: impl Into<PathBuf>, tuning: Tuning) -> LazyReader {
+        LazyReader { path: path.into(), tuning, reader: None }
     }
 
     /// The reads; connects the first time, and again after a failure to connect.
@@ -54,7 +68,7 @@ impl LazyReader {
     pub fn get(&mut self) -> Result<&Queries, StoreError> {
         let reader = match self.reader.take() {
             Some(reader) => reader,
-            None => Reader::open(&self.path)?,
+            None => Reader::open_tuned(&self.path, self.tuning)?,
         };
         Ok(self.reader.insert(reader))
     }

@@ -30,7 +30,7 @@ use crate::runtime::threads::{self, STACK_BYTES_DEEP};
 
 use super::StoreError;
 use super::db::{Db, Queries};
-use super::open::{Database, FreshFile};
+use super::open::{Database, FreshFile, Tuning};
 
 /// Jobs that may wait; beyond it a submitter gets its job back, and its client is asked to try again.
 pub const WRITE_QUEUE_MAX: usize = 1024;
@@ -222,6 +222,7 @@ pub struct Writer<R> {
     thread: JoinHandle<()>,
     stopped: Receiver<()>,
     path: PathBuf,
+    tuning: Tuning,
 }
 
 impl<R> std::fmt::Debug for Writer<R> {
@@ -244,7 +245,7 @@ impl<R: Send + 'static> Writer<R> {
         group_time_max: Duration,
         sink: impl FnMut(R) + Send + 'static,
     ) -> Result<Writer<R>, StoreError> {
-        let path = database.path().to_owned();
+        let (path, tuning) = (database.path().to_owned(), database.tuning());
         let (sender, queue) = bounded(WRITE_QUEUE_MAX);
         let (stopping, stopped) = bounded(1);
         let stats = Arc::new(WriterStats::default());
@@ -256,7 +257,7 @@ impl<R: Send + 'static> Writer<R> {
             drop(stopping);
         };
         let thread = threads::spawn("store", STACK_BYTES_DEEP, body).map_err(StoreError::Thread)?;
-        Ok(Writer { handle: WriterHandle { queue: sender, stats }, thread, stopped, path })
+        Ok(Writer { handle: WriterHandle { queue: sender, stats }, thread, stopped, path, tuning })
     }
 
     /// The way to hand it jobs.
@@ -267,6 +268,11 @@ impl<R: Send + 'static> Writer<R> {
     /// The database file; readers are opened on it.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// How readers connect to it.
+    pub fn tuning(&self) -> Tuning {
+        self.tuning
     }
 
     /// Finishes what waits, reports it, folds the log back into the file, closes it and joins the thread.

@@ -106,3 +106,32 @@ fn the_probes_answer_without_a_secret_and_say_nothing_else() {
     let head = server.http("HEAD", "/health", &[], b"");
     assert_eq!((head.status, head.body.len()), (200, 0));
 }
+
+#[test]
+fn a_channel_webhook_is_admitted_by_its_own_secret_or_the_shared_one() {
+    let config = json!({
+        "channels": { "telegram": { "webhookSecret": "own-secret-11" }, "slack": {} },
+        "automation": { "webhook_secret": "shared-secret-22" },
+    });
+    let server = Server::with().config(&config).start();
+    let post = |channel: &str, secret: &str| {
+        let bearer = format!("Bearer {secret}");
+        let headers = [("Authorization", bearer.as_str()), ("Content-Type", "application/json")];
+        server.http("POST", &format!("/webhook/{channel}"), &headers, br#"{"text":"hello","from":"ann"}"#).status
+    };
+    assert_eq!(post("slack", "shared-secret-22"), 200, "the shared secret");
+    assert_eq!(post("slack", "shared-secret-23"), 401, "a wrong one");
+    assert_eq!(post("telegram", "own-secret-11"), 200, "a channel's own secret");
+    assert_eq!(post("telegram", "shared-secret-22"), 401, "its own takes the shared one's place");
+    assert_eq!(post("matrix", "shared-secret-22"), 404, "not configured");
+}
+
+#[test]
+fn the_shared_webhook_secret_may_come_from_the_environment() {
+    let server = Server::with()
+        .config(&json!({ "channels": { "slack": {} } }))
+        .env("OPENCLAW_RS_AUTOMATION_WEBHOOK_SECRET", "env-secret-33")
+        .start();
+    let headers = [("Authorization", "Bearer env-secret-33"), ("Content-Type", "application/json")];
+    assert_eq!(server.http("POST", "/webhook/slack", &headers, br#"{"text":"hello"}"#).status, 200);
+}

@@ -1,6 +1,5 @@
 //! `agents.*`, `session.*`, `ui.*`: who answers, and in which session.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -160,9 +159,8 @@ pub struct Session {
     /// Name of the main session.
     pub main_key: String,
     pub scope: SessionScope,
-    pub dm_scope: DmScope,
-    /// Ids of one person, as `channel:id`, by a name for them.
-    pub identity_links: BTreeMap<String, Vec<String>>,
+    /// How long what left a session is kept; `None`: for good.
+    pub archives_kept: Option<Duration>,
 }
 
 /// `session.scope`.
@@ -182,36 +180,17 @@ impl SessionScope {
     }
 }
 
-/// `session.dmScope`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DmScope {
-    Main,
-    PerPeer,
-    PerChannelPeer,
-    PerAccountChannelPeer,
-}
-
 impl Session {
     pub(super) fn read(session: &Reader<'_>) -> Session {
-        let links = session.values("identityLinks").into_iter();
+        let is_enforced = session.text_or_default("maintenance.mode") == "enforce";
+        let (prune_after, _) = session.duration("maintenance.pruneAfter");
         Session {
             main_key: session.text_or_default("mainKey").to_lowercase(),
             scope: match session.text_or_default("scope").as_str() {
                 "global" => SessionScope::Global,
                 _ => SessionScope::PerSender,
             },
-            dm_scope: match session.text_or_default("dmScope").as_str() {
-                "per-peer" => DmScope::PerPeer,
-                "per-channel-peer" => DmScope::PerChannelPeer,
-                "per-account-channel-peer" => DmScope::PerAccountChannelPeer,
-                _ => DmScope::Main,
-            },
-            identity_links: links
-                .map(|(name, ids)| {
-                    let ids = ids.as_array().into_iter().flatten().filter_map(|id| id.as_str().map(str::to_owned));
-                    (name, ids.collect())
-                })
-                .collect(),
+            archives_kept: is_enforced.then_some(prune_after),
         }
     }
 }

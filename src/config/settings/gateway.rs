@@ -137,8 +137,6 @@ pub enum ReloadMode {
 /// Nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Nodes {
-    pub allow_commands: Vec<String>,
-    pub deny_commands: Vec<String>,
     /// Whether a device on this machine is approved without asking.
     pub auto_approve_local: bool,
 }
@@ -171,11 +169,7 @@ impl Gateway {
                 },
                 debounce: gateway.ms("reload.debounceMs"),
             },
-            nodes: Nodes {
-                allow_commands: gateway.texts("nodes.allowCommands"),
-                deny_commands: gateway.texts("nodes.denyCommands"),
-                auto_approve_local: gateway.flag("nodes.pairing.autoApproveLocal"),
-            },
+            nodes: Nodes { auto_approve_local: gateway.flag("nodes.pairing.autoApproveLocal") },
         }
     }
 }

@@ -1,7 +1,5 @@
 //! `hooks.*`: webhooks in.
 
-use serde_json::Value;
-
 use super::reader::Reader;
 use crate::config::secret::Secret;
 
@@ -20,9 +18,6 @@ pub struct Hooks {
     pub allowed_session_key_prefixes: Option<Vec<String>>,
     /// `None`: any agent.
     pub allowed_agent_ids: Option<Vec<String>>,
-    pub presets: Vec<String>,
-    /// As written, for whoever runs them.
-    pub mappings: Vec<Value>,
 }
 
 impl Hooks {
@@ -37,11 +32,6 @@ impl Hooks {
             allow_request_session_key: hooks.flag("allowRequestSessionKey"),
             allowed_session_key_prefixes: hooks.texts_if_set("allowedSessionKeyPrefixes"),
             allowed_agent_ids: hooks.texts_if_set("allowedAgentIds").filter(|ids| !ids.iter().any(|id| id == "*")),
-            presets: hooks.texts("presets"),
-            mappings: match hooks.as_written("mappings") {
-                Some(Value::Array(mappings)) => mappings,
-                _ => Vec::new(),
-            },
         }
     }
 }

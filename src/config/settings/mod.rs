@@ -4,6 +4,7 @@
 //! [`build`]; each section's types and reading stand together in one file.
 
 pub mod agents;
+pub mod channels;
 pub mod gateway;
 pub mod hooks;
 pub mod models;
@@ -32,6 +33,7 @@ pub struct Settings {
     pub logging: runtime::Logging,
     pub security: security::Security,
     pub hooks: hooks::Hooks,
+    pub channels: channels::Channels,
     pub session: agents::Session,
     pub agents: agents::Agents,
     pub models: models::Models,
@@ -75,10 +77,11 @@ fn build_and_trace(
     let settings = Settings {
         gateway: gateway::Gateway::read(&root, &layered, context),
         runtime: runtime::Runtime::read(&root.at("runtime")),
-        store: runtime::Store::read(&root.at("store"), &context.state_dir),
+        store: runtime::Store::read(&root.at("store")),
         logging: runtime::Logging::read(&root.at("logging")),
         security: security::Security::read(&root.at("security"), &context.state_dir),
         hooks: hooks::Hooks::read(&root.at("hooks")),
+        channels: channels::Channels::read(&root),
         session: agents::Session::read(&root.at("session")),
         agents: agents::Agents::read(&root.at("agents"), &context.state_dir),
         models: models::Models::read(&root.at("models")),

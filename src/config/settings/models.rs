@@ -13,9 +13,6 @@ pub struct Models {
 pub struct Provider {
     /// As written.
     pub id: String,
-    pub base_url: Option<String>,
-    /// Which API it speaks; `None`: decided by whoever calls it.
-    pub api: Option<String>,
     pub models: Vec<Model>,
 }
 
@@ -30,16 +27,12 @@ pub struct Model {
     pub input: Vec<String>,
     /// In tokens.
     pub context_window: Option<u64>,
-    /// In tokens.
-    pub max_tokens: Option<u64>,
 }
 
 impl Models {
     pub(super) fn read(models: &Reader<'_>) -> Models {
         let provider = |(id, provider): (String, Reader<'_>)| Provider {
             id,
-            base_url: provider.text("baseUrl"),
-            api: provider.text("api"),
             models: provider.each("models").iter().filter_map(Model::read).collect(),
         };
         Models { providers: models.entries("providers").into_iter().map(provider).collect() }
@@ -58,7 +51,6 @@ impl Model {
             reasoning: model.flag("reasoning"),
             input: model.texts("input"),
             context_window: tokens("contextWindow"),
-            max_tokens: tokens("maxTokens"),
             id,
         })
     }

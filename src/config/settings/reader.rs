@@ -217,12 +217,6 @@ impl<'a> Reader<'a> {
         members.into_iter().collect()
     }
 
-    /// A list or object as it is written.
-    pub(super) fn as_written(&self, path: &str) -> Option<Value> {
-        self.row(path);
-        self.raw(path).cloned()
-    }
-
     pub(super) fn issue(&self, path: &str, message: String) {
         self.cx.issues.borrow_mut().push(Issue::new(join(&self.place, path), message));
     }

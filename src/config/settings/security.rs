@@ -2,10 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::Value;
 
 use super::reader::Reader;
+
+/// Longest time something is kept: a century, so that times in milliseconds stay far from their limits.
+const DAYS_MAX: Duration = Duration::from_secs(36_525 * 24 * 60 * 60);
 
 /// The defender's settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +31,12 @@ pub struct Security {
     /// Added to the score by channel.
     pub channel_risk_bonus: BTreeMap<String, u8>,
     pub quarantine_dir: PathBuf,
+    /// How long a blocked message stays there.
+    pub quarantine_age_max: Duration,
+    /// Bytes of all of them together.
+    pub quarantine_bytes_max: u64,
+    /// How long the audit trail is kept.
+    pub audit_kept: Duration,
 }
 
 /// The least that happens to a tool call.
@@ -53,8 +63,16 @@ impl Security {
             tool_risk_bonus: bonuses(security, "tool_risk_bonus"),
             channel_risk_bonus: bonuses(security, "channel_risk_bonus"),
             quarantine_dir: security.path("quarantine_dir").unwrap_or_else(|| state_dir.join("quarantine")),
+            quarantine_age_max: days(security.int("quarantine_retention.max_age_days")),
+            quarantine_bytes_max: u64::try_from(security.int("quarantine_retention.max_bytes")).unwrap_or(0),
+            audit_kept: days(security.int("audit.retention_days")),
         }
     }
+}
+
+/// No number of days is too large to reckon with.
+fn days(n: i64) -> Duration {
+    Duration::from_secs(u64::try_from(n).unwrap_or(0).saturating_mul(24 * 60 * 60)).min(DAYS_MAX)
 }
 
 fn policy(word: &Value) -> ToolPolicy {

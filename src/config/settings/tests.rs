@@ -48,6 +48,7 @@ fn what_is_read_is_what_the_rows_say_is_read() {
     let config = json!({
         "agents": { "list": [{ "id": "a" }], "entries": { "b": {} } },
         "models": { "providers": { "p": { "models": [{ "id": "m" }] } } },
+        "channels": { "c": {} },
     });
     let (_, mut seen) = build_and_trace(&config, Path::new("/"), &context(), &Env::new()).unwrap();
     // The loader reads these before there are settings.
@@ -55,8 +56,14 @@ fn what_is_read_is_what_the_rows_say_is_read() {
     let marked: BTreeSet<String> =
         schema::all().filter(|row| row.read == Read::Now).map(|row| row.path.to_owned()).collect();
     // Containers whose own row need not be marked: their keys are.
-    let containers =
-        ["agents.list", "agents.entries", "agents.defaults.model", "agents.list[].model", "agents.entries.*.model"];
+    let containers = [
+        "agents.list",
+        "agents.entries",
+        "agents.defaults.model",
+        "agents.list[].model",
+        "agents.entries.*.model",
+        "channels",
+    ];
     for container in containers {
         assert!(seen.remove(container), "{container} is read no more: take it off this list");
     }
@@ -79,12 +86,12 @@ fn defaults_are_the_documented_ones() {
     assert_eq!(settings.gateway.auth.mode, AuthMode::Token);
     assert!(settings.gateway.auth.token_to_be_generated, "nothing set: a token is to be made, not nothing asked for");
     assert_eq!(settings.gateway.server.reload_interval, Some(std::time::Duration::from_secs(3)));
-    assert_eq!(settings.runtime.max_queue, 256);
+    assert_eq!(settings.runtime.memory_sample, std::time::Duration::from_secs(15));
     assert_eq!(settings.security.tool_risk_bonus["exec"], 20);
     assert_eq!(settings.security.quarantine_dir, Path::new("/state/quarantine"));
     assert_eq!(settings.agents.default_id, "main");
     assert_eq!(settings.agents.defaults.heartbeat.every_text, "30m");
-    assert_eq!(settings.store.path, Path::new("/state/openclaw-rs.db"));
+    assert_eq!((settings.store.cache_kib, settings.store.busy_timeout.as_secs()), (None, 5));
     assert!(!settings.hooks.enabled);
 }
 
@@ -280,11 +287,23 @@ fn models_are_read_and_need_ids() {
 #[test]
 fn floors_hold_and_debug_shows_no_secret() {
     let settings = built(json!({
-        "runtime": { "max_queue": 1, "eval_timeout_ms": 1, "idempotency_max_entries": 1 },
+        "runtime": { "eval_timeout_ms": 1 },
         "gateway": { "auth": { "token": "hunter2-token" } },
     }));
-    assert_eq!(settings.runtime.max_queue, 16);
     assert_eq!(settings.runtime.eval_timeout, std::time::Duration::from_millis(100));
-    assert_eq!(settings.runtime.idempotency_max_entries, 32);
     assert!(!format!("{:?}", Arc::new(settings)).contains("hunter2"));
+}
+
+#[test]
+fn a_channel_has_its_own_webhook_secret_else_the_shared_one() {
+    let channels = json!({ "defaults": { "x": 1 }, "telegram": { "webhookSecret": "own-secret" }, "Teams": {} });
+    let settings = built(json!({ "channels": channels, "automation": { "webhook_secret": "shared-secret" } }));
+    let secret = |channel| settings.channels.webhook_secret(channel).map(Secret::reveal);
+    assert_eq!(secret("telegram"), Some("own-secret"));
+    assert_eq!(secret("teams"), Some("shared-secret"));
+    assert_eq!(secret("unknown"), None, "the shared secret opens no channel that is not configured");
+    assert_eq!(secret("defaults"), None, "what every channel starts from is no channel");
+    assert!(!format!("{settings:?}").contains("-secret"), "secrets are not shown");
+    let without = built(json!({ "channels": { "teams": {} } }));
+    assert_eq!(without.channels.webhook_secret("teams"), None);
 }

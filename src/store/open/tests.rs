@@ -77,8 +77,21 @@ fn connections_are_set_up_as_promised() {
     ] {
         assert_eq!(setting(writer, name), value.into(), "{name}");
     }
-    let reader = connect_reader(database.path()).unwrap();
-    assert_eq!(setting(&reader, "cache_size"), i64::from(-READER_CACHE_KIB).into());
+    let reader = connect_reader(database.path(), Tuning::default()).unwrap();
+    assert_eq!(setting(&reader, "cache_size"), (-i64::from(READER_CACHE_KIB)).into());
+}
+
+#[test]
+fn connections_are_as_the_operator_wants_them() {
+    let (dir, database) = scratch();
+    drop(database);
+    let tuning = Tuning { writer_cache_kib: 700, reader_cache_kib: 300, busy_timeout: Duration::from_millis(1234) };
+    let database = Database::open_tuned(&dir, NOW_MS, OnDamage::Fail, tuning).unwrap().database;
+    let reader = connect_reader(database.path(), database.tuning()).unwrap();
+    for (conn, cache_kib) in [(database.conn(), 700), (&reader, 300)] {
+        let number = |name| conn.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0)).unwrap();
+        assert_eq!((number("cache_size"), number("busy_timeout")), (-cache_kib, 1234));
+    }
 }
 
 #[test]
@@ -207,7 +220,7 @@ const NEWER: [Migration; 2] =
     [OLDER[0], Migration { version: 2, sql: "ALTER TABLE note ADD COLUMN at_ms INTEGER NOT NULL DEFAULT 7;" }];
 
 fn older_file(path: &Path) {
-    let opened = open_at(path, &OLDER, NOW_MS, OnDamage::Fail).unwrap();
+    let opened = open_at(path, &OLDER, NOW_MS, OnDamage::Fail, Tuning::default()).unwrap();
     opened.database.conn().execute("INSERT INTO note VALUES ('kept')", []).unwrap();
 }
 
@@ -217,7 +230,7 @@ fn an_older_file_is_copied_and_then_migrated() {
     let path = temp.path().join(DATABASE_FILE);
     older_file(&path);
 
-    let opened = open_at(&path, &NEWER, NOW_MS, OnDamage::Fail).unwrap();
+    let opened = open_at(&path, &NEWER, NOW_MS, OnDamage::Fail, Tuning::default()).unwrap();
 
     let (version, copy) = opened.migrated.expect("it was migrated");
     assert_eq!(version, 1);
@@ -238,11 +251,11 @@ fn a_copy_that_cannot_be_made_stops_the_migration() {
     let copy = temp.path().join("state.db.v1.2025-01-19T05-20-00.007Z");
     fs::write(&copy, b"an earlier copy").unwrap();
 
-    let failed = open_at(&path, &NEWER, NOW_MS, OnDamage::SetAside).unwrap_err();
+    let failed = open_at(&path, &NEWER, NOW_MS, OnDamage::SetAside, Tuning::default()).unwrap_err();
 
     assert!(matches!(failed, StoreError::File { act: "create", .. }), "{failed:?}");
     assert_eq!(fs::read(copy).unwrap(), b"an earlier copy");
-    let opened = open_at(&path, &OLDER, NOW_MS, OnDamage::Fail).unwrap();
+    let opened = open_at(&path, &OLDER, NOW_MS, OnDamage::Fail, Tuning::default()).unwrap();
     assert!(!opened.created);
 }
 
@@ -250,10 +263,10 @@ fn a_copy_that_cannot_be_made_stops_the_migration() {
 fn a_file_of_a_later_version_is_left_alone() {
     let temp = TempDir::new().unwrap();
     let path = temp.path().join(DATABASE_FILE);
-    drop(open_at(&path, &NEWER, NOW_MS, OnDamage::Fail).unwrap());
+    drop(open_at(&path, &NEWER, NOW_MS, OnDamage::Fail, Tuning::default()).unwrap());
     let before = fs::read(&path).unwrap();
 
-    let failed = open_at(&path, &OLDER, NOW_MS, OnDamage::SetAside).unwrap_err();
+    let failed = open_at(&path, &OLDER, NOW_MS, OnDamage::SetAside, Tuning::default()).unwrap_err();
 
     assert!(matches!(failed, StoreError::NewerSchema { found: 2, known: 1, .. }), "{failed:?}");
     assert_eq!(fs::read(&path).unwrap(), before);

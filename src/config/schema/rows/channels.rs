@@ -42,7 +42,7 @@ pub(super) static ROWS: &[Row] = &[
     int("channels.*.retry.attempts", 1, ANY_INT).or("3").account().doc("How often."),
     int("channels.*.retry.maxDelayMs", 0, ANY_INT).or("30000").account().doc("Longest pause, in milliseconds."),
     number("channels.*.retry.jitter", 0.0, 1.0).or("0.1").account().doc("Spread of the pauses."),
-    secret("channels.*.webhookSecret").account().doc("Secret of its webhook."),
+    secret("channels.*.webhookSecret").account().now().doc("Secret of its webhook."),
     secret("channels.*.botToken").account().basic().doc("Token of the bot."),
     secret("channels.*.token").account().doc("Token of the bot."),
     secret("channels.*.accessToken").account().doc("Token of the account."),

@@ -116,8 +116,8 @@ pub(super) static ROWS: &[Row] = &[
 
     choice("gateway.nodes.browser.mode", &["auto", "manual", "off"]).or("\"auto\"").doc("How a node's browser is chosen."),
     text("gateway.nodes.browser.node").doc("Node whose browser is used."),
-    row("gateway.nodes.allowCommands", Kind::Texts { items_max: 256 }).or("[]").now().doc("Node commands allowed beside the platform's own."),
-    row("gateway.nodes.denyCommands", Kind::Texts { items_max: 256 }).or("[]").now().doc("Node commands refused; wins over every allowance."),
+    row("gateway.nodes.allowCommands", Kind::Texts { items_max: 256 }).or("[]").doc("Node commands allowed beside the platform's own."),
+    row("gateway.nodes.denyCommands", Kind::Texts { items_max: 256 }).or("[]").doc("Node commands refused; wins over every allowance."),
     flag("gateway.nodes.pairing.autoApproveLocal").or("true").now()
         .doc("Approve a device that connects directly from this machine, by the documented rules, without asking."),
     row("gateway.nodes.pairing.autoApproveCidrs", Kind::Ranges).doc("Ranges from which upstream's gateway approves nodes."),

@@ -16,9 +16,9 @@ pub(super) static ROWS: &[Row] = &[
     int("memory.recallTopK", 1, ANY_INT).or("8").alias(&["memory.topK", "runtime.memoryRecallTopK"]).doc("Memories recalled at once."),
     number("memory.recallMinScore", 0.0, 1.0).or("0.18").alias(&["memory.minScore", "runtime.memoryRecallMinScore"]).doc("Weakest memory recalled."),
 
-    path("store.path").otherwise("`<state>/openclaw-rs.db`").restart().now().doc("The database."),
+    path("store.path").otherwise("`<state>/state.db`").restart().doc("The database."),
     choice("store.synchronous", &["normal", "full"]).otherwise("full for accepted intake, else normal").restart().doc("When writes reach the disk."),
-    int("store.cache_kib", 1, 1_048_576).or("1024").restart().now().doc("Page cache of each connection, in KiB."),
+    int("store.cache_kib", 1, 1_048_576).otherwise("256 for the connection that writes, 128 for each that reads").restart().now().doc("Page cache of each connection, in KiB."),
     int("store.busy_timeout_ms", 0, 600_000).or("5000").restart().now().doc("How long a locked database is waited for, in milliseconds."),
 
     path("idempotency.sendStorePath").otherwise("the store database").alias(&["idempotency.storePath", "runtime.idempotencyStorePath"]).doc("Where the reference kept sent keys."),

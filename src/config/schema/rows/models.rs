@@ -12,8 +12,8 @@ pub(super) static ROWS: &[Row] = &[
     open("models.providers.*").doc("One provider."),
     row("models.providers.*.baseUrl", Kind::Text { chars_max: 2048 }).otherwise("built in")
         .alias(&["models.providers.*.baseURL", "models.providers.*.url", "models.providers.*.endpoint", "models.providers.*.chatCompletionsUrl", "models.providers.*.chatEndpoint"])
-        .now().basic().doc("Address of its API."),
-    text("models.providers.*.api").otherwise("`openai-completions`, or built in").alias(&["models.providers.*.apiMode", "models.providers.*.mode"]).now()
+        .basic().doc("Address of its API."),
+    text("models.providers.*.api").otherwise("`openai-completions`, or built in").alias(&["models.providers.*.apiMode", "models.providers.*.mode"])
         .doc("Which API it speaks: `openai-completions`, `openai-responses`, `anthropic-messages`, `google-generative-ai`, `github-copilot`, `bedrock-converse-stream`, `ollama`."),
     secret("models.providers.*.apiKey").otherwise("the provider's own variable")
         .alias(&["models.providers.*.key", "models.providers.*.token", "models.providers.*.accessToken", "models.providers.*.bearerToken"])
@@ -46,7 +46,7 @@ pub(super) static ROWS: &[Row] = &[
     number("models.providers.*.models[].cost.cacheRead", 0.0, 1e9).doc("Cached input."),
     number("models.providers.*.models[].cost.cacheWrite", 0.0, 1e9).doc("Input written to the cache."),
     int("models.providers.*.models[].contextWindow", 1, ANY_INT).now().doc("Context window, in tokens."),
-    int("models.providers.*.models[].maxTokens", 1, ANY_INT).now().doc("Longest answer, in tokens."),
+    int("models.providers.*.models[].maxTokens", 1, ANY_INT).doc("Longest answer, in tokens."),
     map("models.providers.*.models[].headers").doc("Headers for this model."),
     secret("models.providers.*.models[].headers.*").doc("One header."),
     any("models.providers.*.models[].compat").doc("What its API leaves out or names differently."),

@@ -7,9 +7,9 @@ pub(super) static ROWS: &[Row] = &[
     flag("runtime.audit_only").or("false").env(&["OPENCLAW_RS_AUDIT_ONLY"]).now().basic()
         .doc("Blocks become reviews: the defender judges and records, and stops nothing."),
     text("runtime.decision_event").or("\"security.decision\"").restart().now().doc("Name of the event that carries a decision."),
-    int("runtime.worker_concurrency", 1, 1024).or("8").env(&["OPENCLAW_RS_WORKER_CONCURRENCY"]).env_min(1).restart().now()
+    int("runtime.worker_concurrency", 1, 1024).or("8").env(&["OPENCLAW_RS_WORKER_CONCURRENCY"]).env_min(1).restart()
         .doc("Run workers and defender permits."),
-    int("runtime.max_queue", 1, 1_000_000).or("256").env(&["OPENCLAW_RS_MAX_QUEUE"]).env_min(1).floor(16).now()
+    int("runtime.max_queue", 1, 1_000_000).or("256").env(&["OPENCLAW_RS_MAX_QUEUE"]).env_min(1).floor(16)
         .doc("Pending items over all sessions; fewer than 16 take effect as 16."),
     choice("runtime.session_queue_mode", &["followup", "steer", "collect", "interrupt", "queue", "steer-backlog", "steer+backlog"]).or("\"followup\"")
         .env(&["OPENCLAW_RS_SESSION_QUEUE_MODE"]).doc("What a message does that arrives while its session is busy."),
@@ -19,9 +19,9 @@ pub(super) static ROWS: &[Row] = &[
         .doc("Deadline of one judgement, in milliseconds; fewer than 100 take effect as 100."),
     int("runtime.memory_sample_secs", 1, 86_400).or("15").env(&["OPENCLAW_RS_MEMORY_SAMPLE_SECS"]).env_min(1).now()
         .doc("Interval of resident-memory samples, in seconds."),
-    int("runtime.idempotency_ttl_secs", 1, 31_536_000).or("300").env(&["OPENCLAW_RS_IDEMPOTENCY_TTL_SECS"]).env_min(1).now()
+    int("runtime.idempotency_ttl_secs", 1, 31_536_000).or("300").env(&["OPENCLAW_RS_IDEMPOTENCY_TTL_SECS"]).env_min(1)
         .doc("How long an answered key is remembered, in seconds."),
-    int("runtime.idempotency_max_entries", 1, 10_000_000).or("5000").env(&["OPENCLAW_RS_IDEMPOTENCY_MAX_ENTRIES"]).env_min(32).floor(32).now()
+    int("runtime.idempotency_max_entries", 1, 10_000_000).or("5000").env(&["OPENCLAW_RS_IDEMPOTENCY_MAX_ENTRIES"]).env_min(32).floor(32)
         .doc("Most answered keys remembered; fewer than 32 take effect as 32."),
     path("runtime.session_state_path").otherwise("the store database").env(&["OPENCLAW_RS_SESSION_STATE_PATH"]).restart()
         .doc("Where the reference kept session state: `.db`, `.sqlite` and `.sqlite3` are SQLite, others JSON."),

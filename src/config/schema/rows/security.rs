@@ -34,8 +34,8 @@ pub(super) static ROWS: &[Row] = &[
     choice("security.policy_bundle_source.stage", &["canary", "staged", "full"]).or("\"full\"").doc("Which roll-out stage this gateway takes."),
     int("security.policy_bundle_source.max_bytes", 1, ANY_INT).or("262144").doc("Largest bundle, in bytes."),
     path("security.quarantine_dir").otherwise("`<state>/quarantine`").restart().now().doc("Where blocked messages are kept."),
-    int("security.quarantine_retention.max_age_days", 1, ANY_INT).or("90").doc("Older ones are removed, in days."),
-    int("security.quarantine_retention.max_bytes", 1, ANY_INT).or("268435456").doc("Most bytes kept."),
+    int("security.quarantine_retention.max_age_days", 1, ANY_INT).or("90").now().doc("Older ones are removed, in days."),
+    int("security.quarantine_retention.max_bytes", 1, ANY_INT).or("268435456").now().doc("Most bytes kept."),
     texts("security.protect_paths").otherwise("the binary and the config file").doc("Files whose digests are watched."),
     texts("security.allowed_command_prefixes").or(r#"["git ","ls","rg "]"#).env(&["OPENCLAW_RS_ALLOWED_COMMAND_PREFIXES"]).now()
         .doc("Commands that begin so are not reviewed for being unknown; a trailing space matters."),
@@ -62,7 +62,7 @@ pub(super) static ROWS: &[Row] = &[
     text("security.control_api_keys[].expiresAt").doc("Not valid after this time."),
     texts("security.mutating_auth_exempt_prefixes").or(r#"["/api/v1/os/automation/webhook/","/api/v1/os/automation/poll/"]"#)
         .doc("REST routes without a bearer check; they have secrets of their own."),
-    int("security.audit.retention_days", 1, ANY_INT).or("365").doc("How long the audit trail is kept, in days."),
+    int("security.audit.retention_days", 1, ANY_INT).or("365").now().doc("How long the audit trail is kept, in days."),
     choice("security.wasm.tool_runtime_mode", &["wasm_sandbox", "inspection_stub"]).or("\"wasm_sandbox\"")
         .alias(&["security.tool_runtime_policy.wasm.tool_runtime_mode"]).env(&["OPENCLAW_RS_TOOL_RUNTIME_MODE"]).doc("How WASM tools run."),
     path("security.wasm.wit_root").or("\"wit\"").alias(&["security.tool_runtime_policy.wasm.wit_root"]).env(&["OPENCLAW_RS_WASM_WIT_ROOT"]).doc("Directory of interface files."),

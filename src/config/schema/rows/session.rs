@@ -1,17 +1,17 @@
 //! `session.*`, `messages.*`, `commands.*`, `approvals.*`: config.md section 8.
 
 use crate::config::schema::{
-    ANY_INT, Kind, Row, any, choice, flag, int, map, open, path, row, secret, table, text, texts,
+    ANY_INT, Kind, Row, Unit, any, choice, flag, int, map, open, path, row, secret, table, text, texts,
 };
 
 #[rustfmt::skip]
 pub(super) static ROWS: &[Row] = &[
     choice("session.scope", &["per-sender", "global"]).or("\"per-sender\"").new_only().now().basic().doc("Whether senders have sessions of their own."),
-    choice("session.dmScope", &["main", "per-peer", "per-channel-peer", "per-account-channel-peer"]).or("\"main\"").new_only().now().basic()
+    choice("session.dmScope", &["main", "per-peer", "per-channel-peer", "per-account-channel-peer"]).or("\"main\"").new_only().basic()
         .doc("Which session a direct message belongs to."),
     text("session.mainKey").or("\"main\"").new_only().now().doc("Name of the main session."),
-    map("session.identityLinks").or("{}").new_only().now().doc("Peers that are one person, by name."),
-    texts("session.identityLinks.*").new_only().now().doc("Ids of that person, as `channel:id`."),
+    map("session.identityLinks").or("{}").new_only().doc("Peers that are one person, by name."),
+    texts("session.identityLinks.*").new_only().doc("Ids of that person, as `channel:id`."),
     open("session.reset").doc("When a session starts anew."),
     choice("session.reset.mode", &["daily", "idle"]).or("\"daily\"").doc("At an hour, or after silence."),
     int("session.reset.atHour", 0, 23).or("4").doc("The hour."),
@@ -32,7 +32,8 @@ pub(super) static ROWS: &[Row] = &[
     int("session.agentToAgent.maxPingPongTurns", 0, 5).or("5").doc("Turns between two agents."),
     open("session.threadBindings").doc("Sessions bound to threads."),
     open("session.maintenance").doc("Pruning of old sessions."),
-    choice("session.maintenance.mode", &["warn", "enforce"]).or("\"warn\"").doc("Say so, or do it."),
+    choice("session.maintenance.mode", &["warn", "enforce"]).or("\"warn\"").now().doc("`enforce` removes archived messages after `pruneAfter`; `warn` removes nothing."),
+    row("session.maintenance.pruneAfter", Kind::Duration(Unit::Hours)).or("\"30d\"").now().doc("How long archived messages are kept in mode `enforce`."),
     row("session.maintenance.rotateBytes", Kind::Size).or("\"10mb\"").doc("Size at which a file is rotated."),
     int("session.maintenance.maxEntries", 1, ANY_INT).or("500").doc("Sessions kept."),
 

@@ -20,8 +20,8 @@ pub(super) static ROWS: &[Row] = &[
     path("logging.file").otherwise("`<state>/logs/openclaw-rs-YYYY-MM-DD.log`").restart().now().doc("Log file."),
     int("logging.maxFileBytes", 1, ANY_INT).doc("Largest log file, in bytes."),
     choice("logging.consoleStyle", &["pretty", "compact", "json"]).otherwise("`pretty` on a terminal, else `json`").doc("How lines look on the terminal."),
-    choice("logging.redactSensitive", &["off", "tools"]).or("\"tools\"").now().doc("Replace what looks like a secret in logged tool output."),
-    row("logging.redactPatterns", Kind::Regexes).otherwise("a built-in set").now().doc("What looks like one."),
+    choice("logging.redactSensitive", &["off", "tools"]).or("\"tools\"").doc("Replace what looks like a secret in logged tool output."),
+    row("logging.redactPatterns", Kind::Regexes).otherwise("a built-in set").doc("What looks like one."),
 
     open("diagnostics").restart().doc("Diagnostics of upstream's gateway."),
     flag("diagnostics.enabled").restart().doc("Collect them."),
