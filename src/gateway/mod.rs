@@ -20,6 +20,7 @@ pub mod facts;
 pub mod handshake;
 pub mod health;
 pub mod hello;
+pub mod housekeeping;
 pub mod http;
 pub mod inbound;
 pub mod limiter;
@@ -173,6 +174,7 @@ pub struct Gateway {
     next_tick: Instant,
     next_sweep: Instant,
     next_health: Instant,
+    housekeeping: housekeeping::Housekeeping,
     stopping: bool,
 }
 
@@ -205,6 +207,7 @@ impl Gateway {
             log_file: boot.log_file.as_str().into(),
             boot_id: boot.id.as_str().into(),
             reload: reload::Reload::new(&config, now),
+            housekeeping: housekeeping::Housekeeping::new(&config.settings, now),
             boot,
             config,
             load_inputs: Arc::new(load_inputs),
@@ -264,7 +267,7 @@ impl Gateway {
 
     /// When to send [`Event::Timer`] next.
     pub fn deadline(&self) -> Option<Instant> {
-        let earliest = self.next_tick.min(self.next_sweep).min(self.next_health);
+        let earliest = self.next_tick.min(self.next_sweep).min(self.next_health).min(self.housekeeping.next());
         Some(self.reload.next_poll().map_or(earliest, |poll| earliest.min(poll)))
     }
 
@@ -320,6 +323,7 @@ impl Gateway {
             self.next_health = now.mono + Duration::from_millis(health::REFRESH_MS as u64);
             self.refresh_health(now);
         }
+        self.keep_house(now);
         self.poll_config(now);
     }
 
