@@ -224,6 +224,71 @@ fn an_import_upward_is_found_however_it_is_written() {
     assert_eq!(imports(&Source::of("src/attic/mod.rs", "")), ["src/attic/mod.rs: room attic has no row in EDGES"]);
 }
 
+// Settings.
+
+/// Settings that nothing but the configuration itself reads, and why.
+const SETTINGS_ALLOWED: &[(&str, &str)] =
+    &[("allow_public_bind_without_auth", "it lifts a rule across keys, which src/config/rules.rs holds")];
+
+/// The public fields of the types in `src/config/settings/` that no shipped line outside of `src/config/` reads.
+///
+/// Only files that speak of settings count as readers, so a field called like another type's is not taken for read
+/// just anywhere.
+fn unread_settings(files: &[Source]) -> Vec<String> {
+    let field = Regex::new(r"(?m)^    pub (\w+):").unwrap();
+    let speaks = Regex::new(r"\bsettings\b").unwrap();
+    let is_settings = |file: &&Source| file.path.starts_with("src/config/settings/");
+    let readers: Vec<&str> = files
+        .iter()
+        .filter(|file| !file.path.starts_with("src/config/") && speaks.is_match(&file.shipped))
+        .map(|file| file.shipped.as_str())
+        .collect();
+    let is_read = |name: &str| {
+        let read = Regex::new(&format!(r"\.\s*{name}\b[^(\w]")).unwrap();
+        readers.iter().any(|code| read.is_match(code))
+    };
+    let mut unread = Vec::new();
+    for file in files.iter().filter(is_settings) {
+        for found in field.captures_iter(&file.shipped) {
+            let place = found.get(1).unwrap();
+            if !is_read(place.as_str()) {
+                unread.push(format!("{}: {}", file.at(place.start()), place.as_str()));
+            }
+        }
+    }
+    unread
+}
+
+#[test]
+fn every_typed_setting_is_read_outside_of_the_configuration() {
+    let settings = library().iter().filter(|file| file.path.starts_with("src/config/settings/")).count();
+    assert!(settings > 6, "only {settings} files of settings were looked at");
+    let unread = unread_settings(library());
+    let is_excused = |found: &String| SETTINGS_ALLOWED.iter().any(|(name, _)| found.ends_with(&format!(": {name}")));
+    let bad: Vec<&String> = unread.iter().filter(|found| !is_excused(found)).collect();
+    assert!(bad.is_empty(), "nobody reads {bad:#?}");
+    for (name, _) in SETTINGS_ALLOWED {
+        let is_needed = unread.iter().any(|found| found.ends_with(&format!(": {name}")));
+        assert!(is_needed, "{name} is read: take it off the list");
+    }
+}
+
+#[test]
+fn a_setting_that_nobody_reads_is_found() {
+    let settings = "pub struct A {\n    pub used: u8,\n    pub idle: u8,\n    pub tested: u8,\n    own: u8,\n}\n";
+    let files = [
+        Source::of("src/config/settings/a.rs", settings),
+        Source::of("src/config/rules.rs", "fn f(settings: &A) -> u8 { settings.idle }"),
+        Source::of(
+            "src/net/a.rs",
+            "fn f(settings: &A) -> u8 { settings.used }\n#[cfg(test)]\nfn g(settings: &A) -> u8 { settings.tested }",
+        ),
+        Source::of("src/net/b.rs", "fn f(other: &B) -> u8 { other.idle }"),
+        Source::of("src/net/c.rs", "fn f(settings: &A, other: &B) { settings.g(); other.idle(); }"),
+    ];
+    assert_eq!(unread_settings(&files), ["src/config/settings/a.rs:3: idle", "src/config/settings/a.rs:4: tested"]);
+}
+
 // Packages, IO and clocks.
 
 fn packages(source: &Source) -> Vec<String> {
