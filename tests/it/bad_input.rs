@@ -169,13 +169,12 @@ fn an_oversize_frame_after_the_handshake_closes_with_1009_and_harms_nobody() {
 }
 
 #[test]
-#[ignore = "waits for the sessions family"]
 fn a_frame_of_the_allowed_size_is_answered() {
     let server = Server::start();
     let ann = server.operator("ann");
     let params = json!({ "zz": "x".repeat(FRAME_BYTES_MAX - 1024) });
-    let reply = ann.call("sessions.list", params);
-    reply.expect_err("INVALID_REQUEST").message("invalid sessions.list params: at root: unexpected property 'zz'");
+    let reply = ann.call("device.pair.list", params);
+    reply.expect_err("INVALID_REQUEST").message("invalid device.pair.list params: at root: unexpected property 'zz'");
 }
 
 #[test]
@@ -305,13 +304,16 @@ fn a_flood_of_half_open_connections_leaves_room_for_a_guest() {
 }
 
 #[test]
-#[ignore = "waits for the sessions family"]
 fn unknown_keys_and_wrong_types_are_named() {
     let server = Server::start();
     let ann = server.operator("ann");
     for (method, params, said) in [
-        ("sessions.list", json!({ "zz": 1 }), "invalid sessions.list params: at root: unexpected property 'zz'"),
-        ("sessions.list", json!({ "limit": "many" }), "invalid sessions.list params: at /limit: must be integer"),
+        ("device.pair.list", json!({ "zz": 1 }), "invalid device.pair.list params: at root: unexpected property 'zz'"),
+        (
+            "chat.history",
+            json!({ "sessionKey": "main", "limit": "many" }),
+            "invalid chat.history params: at /limit: must be integer",
+        ),
         ("chat.history", json!({}), "invalid chat.history params: must have required property 'sessionKey'"),
         ("chat.history", json!({ "sessionKey": 7 }), "invalid chat.history params: at /sessionKey: must be string"),
         ("chat.history", json!([]), "invalid chat.history params: must be object"),

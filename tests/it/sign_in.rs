@@ -35,7 +35,6 @@ fn nobody_comes_in_without_a_secret_unless_that_is_written_down() {
 }
 
 #[test]
-#[ignore = "waits for the sessions family"]
 fn a_device_comes_back_with_the_token_it_was_given() {
     let server = Server::start();
     for proto in [Proto::V3, Proto::V4] {
@@ -47,7 +46,7 @@ fn a_device_comes_back_with_the_token_it_was_given() {
         // Protocol 3 clients send it where the shared token would be.
         let field = if proto == Proto::V3 { "token" } else { "deviceToken" };
         let back = server.client(&name, proto, &ConnectOptions::operator(&name).auth(json!({ field: token })));
-        back.call("sessions.list", json!({})).expect_ok();
+        back.call("device.pair.list", json!({})).expect_ok();
         let thief = ConnectOptions::operator("thief").auth(json!({ field: token }));
         assert!(
             !matches!(server.attempt("thief", proto, &thief), Attempt::Accepted(_)),
