@@ -387,3 +387,23 @@ fn a_full_lane_is_an_answer_and_never_silence() {
     assert!(matches!(world.waiting[0].origin, Origin::Request { .. }));
     world.settle();
 }
+
+#[test]
+fn the_house_is_kept_without_anybody_asking() {
+    use super::housekeeping::{FIRST_REMOVAL, REMOVAL_INTERVAL};
+    let mut world = World::new(5);
+    let mut removals_after = |time: Duration| {
+        world.now = world.now.after(time);
+        assert!(world.core.deadline().is_some_and(|at| at <= world.now.mono), "the timer rings by itself");
+        world.waiting.clear();
+        world.give(Event::Timer);
+        let is_removal = |job: &&Job| {
+            [Origin::Housekeeping("quarantine"), Origin::Housekeeping("old records")].contains(&job.origin)
+        };
+        world.waiting.iter().filter(is_removal).count()
+    };
+    assert_eq!(removals_after(FIRST_REMOVAL - Duration::from_secs(1)), 0);
+    assert_eq!(removals_after(Duration::from_secs(30)), 2, "both kinds, once the start is over");
+    assert_eq!(removals_after(REMOVAL_INTERVAL - Duration::from_secs(60)), 0);
+    assert_eq!(removals_after(Duration::from_secs(60)), 2);
+}
