@@ -84,23 +84,50 @@ size_bytes="$(stat -c %s "$binary")"
 echo "size:    $size_bytes bytes, $BINARY_BYTES_MAX allowed"
 [ "$size_bytes" -lt "$BINARY_BYTES_MAX" ] || die "the binary is over its budget"
 
-# in_empty_root COMMAND...: runs a command in a root folder that holds the binary and nothing else.
+# A root folder that holds the binary and nothing else.
 empty_root="$(mktemp -d)"
-trap 'rm -rf "$empty_root"' EXIT
+gateway=""
+clean_up() {
+  [ -z "$gateway" ] || kill -KILL "$gateway" 2>/dev/null || true
+  rm -rf "$empty_root"
+}
+trap clean_up EXIT
 cp "$binary" "$empty_root/openclaw-rs"
-in_empty_root() {
-  if [ "$(id -u)" -eq 0 ]; then chroot "$empty_root" "$@"; else unshare --map-root-user chroot "$empty_root" "$@"; fi
+if [ "$(id -u)" -eq 0 ]; then in_empty_root=(chroot "$empty_root"); else
+  in_empty_root=(unshare --map-root-user chroot "$empty_root")
+fi
+
+# serves_in_empty_root: a gateway starts there, makes its state, and answers a client that finds it by that state.
+serves_in_empty_root() {
+  local said
+  said="$(mktemp)"
+  "${in_empty_root[@]}" /openclaw-rs gateway run --state-dir /state --port 0 >"$said" 2>&1 &
+  gateway=$!
+  for _ in $(seq 100); do
+    grep -q '^listening on' "$said" && break
+    sleep 0.1
+  done
+  "${in_empty_root[@]}" /openclaw-rs health --state-dir /state >/dev/null || die "no health in an empty root: $(cat "$said")"
+  kill -TERM "$gateway"
+  wait "$gateway" || die "the gateway did not end well: $(cat "$said")"
+  gateway=""
+  rm -f "$said"
 }
 
 case "$target" in
-  "$(uname -m)"-*) version="$(in_empty_root /openclaw-rs --version)" || die "the binary does not run in an empty root" ;;
+  "$(uname -m)"-*)
+    version="$("${in_empty_root[@]}" /openclaw-rs --version)" || die "the binary does not run in an empty root"
+    serves_in_empty_root
+    where="in an empty root, and serves a client there"
+    ;;
   *)
     emulator="qemu-${target%%-*}-static"
     need "$emulator" qemu-user-static
     version="$("$emulator" "$binary" --version)" || die "the binary does not run under $emulator"
+    where="under $emulator"
     ;;
 esac
 case "$version" in
-  "openclaw-rs "[0-9]*) echo "runs:    $version" ;;
+  "openclaw-rs "[0-9]*) echo "runs:    $version $where" ;;
   *) die "--version said: $version" ;;
 esac
