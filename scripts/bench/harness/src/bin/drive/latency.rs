@@ -1,6 +1,7 @@
 //! One client, one request at a time: how long an answer takes, beside the bare echo with the same sizes.
 //!
-//! The two are measured in turns of a few hundred requests, so that whatever else the machine does meets both.
+//! The two are measured in turns of a few hundred requests, so that whatever else the machine does meets both. Driver and
+//! servers share one processor meanwhile ([`crate::process::Pinned`]): what is measured is the work, not the wake-up.
 
 use std::time::{Duration, Instant};
 

@@ -25,7 +25,7 @@ use tungstenite::WebSocket;
 use client::{Client, Purpose, open};
 use crowd::{Crowd, Request};
 use latency::Latency;
-use process::{Memory, Process, TOKEN, Target};
+use process::{Memory, Pinned, Process, TOKEN, Target};
 use samples::Samples;
 
 /// What can go wrong in a measure; shown to a person and never acted on.
@@ -206,11 +206,13 @@ fn measure(target: &Target, args: &Args, folder: &Path) -> Result<Measured> {
     drop(admin);
 
     let mut latencies = Vec::new();
+    let pinned = Pinned::new(&[&process, &echo])?;
     for (method, params) in &methods {
         progress(&target.name, &format!("{method}, one client"));
         let mut client = Client::connect(process.port, TOKEN, &["operator.read"], Purpose::Measure)?;
         latencies.push(latency::measure(&mut client, echo.port, method, params.as_ref(), extent.n_requests)?);
     }
+    drop(pinned);
     let mut loads = Vec::new();
     for ((method, params), latency) in methods.into_iter().zip(&latencies) {
         progress(&target.name, &format!("{method}, {LOAD_CLIENTS} clients"));
