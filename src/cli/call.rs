@@ -103,9 +103,9 @@ fn scopes_for(method: &str, params: &Value) -> Vec<Scope> {
         // Upstream's gateway gives an operator without any scope nothing but `health`.
         Need::Anyone | Need::Operator => vec![Scope::Read],
         Need::Scope(scope) | Need::Either(scope, _) => vec![scope],
-        Need::ByParams(scope) => {
+        Need::ByParams(decide) => {
             let text = (!params.is_null()).then(|| params.to_string());
-            vec![scope(text.as_deref())]
+            vec![decide(text.as_deref()).0]
         }
         // An operator cannot call it whatever the scope; the gateway says so better than we could.
         Need::Node => vec![Scope::Read],

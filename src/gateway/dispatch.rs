@@ -194,8 +194,8 @@ pub fn authorize(method: Option<&Method>, caller: &Caller, params: Option<&str>)
         (Need::Scope(scope), _) => (scope, scope),
         (Need::Either(asked, narrower), _) => (asked, if protocol == Protocol::V4 { narrower } else { asked }),
         (Need::ByParams(decide), _) => {
-            let scope = decide(params);
-            (scope, scope)
+            let (asked, narrower) = decide(params);
+            (asked, if protocol == Protocol::V4 { narrower } else { asked })
         }
     };
     if caller.scopes.satisfies(asked, protocol) || caller.scopes.satisfies(enough, protocol) {

@@ -8,6 +8,7 @@ use crate::config::load::Loaded;
 use crate::protocol::frame::Json;
 use crate::protocol::session_key::SessionKey;
 use crate::runtime::clock::Now;
+use crate::sessions::row;
 
 /// Something that changed, once it is durable.
 #[derive(Debug)]
@@ -29,6 +30,8 @@ pub enum Fact {
     SessionGone {
         /// Which.
         key: SessionKey,
+        /// The id its transcript had.
+        session_id: String,
     },
     /// A message was added to a session.
     Message {
@@ -86,23 +89,23 @@ impl Gateway {
         match fact {
             Fact::Session { key, reason, row, updated_at, is_new } => {
                 self.session_touched(&key, updated_at, is_new);
-                self.sessions_changed(&key, reason, Some(row), now.wall_ms);
+                self.sessions_changed(&key, reason, row::beside(row), now.wall_ms);
             }
-            Fact::SessionGone { key } => {
+            Fact::SessionGone { key, session_id } => {
                 self.health_cache = Default::default();
                 self.sessions.removed(key.agent().unwrap_or_default(), key.as_str());
-                self.sessions_changed(&key, "delete", None, now.wall_ms);
+                self.sessions_changed(&key, "delete", json!({ "sessionId": session_id }), now.wall_ms);
             }
             Fact::Message { key, message, message_id, seq, row } => {
-                let payload = Json::of(&json!({
+                let mut payload = json!({
                     "sessionKey": key.as_str(),
                     "agentId": key.agent(),
                     "message": message,
                     "messageId": message_id,
                     "messageSeq": seq,
-                    "session": row,
-                }));
-                if let Ok(payload) = payload {
+                });
+                row::set_all(&mut payload, row::beside(row));
+                if let Ok(payload) = Json::of(&payload) {
                     self.broadcast(&broadcast::SESSION_MESSAGE, For::SessionMessages(&key), &payload);
                 }
             }
@@ -131,11 +134,9 @@ impl Gateway {
         self.sessions.touched(key.agent().unwrap_or_default(), key.as_str(), updated_at, is_new);
     }
 
-    fn sessions_changed(&mut self, key: &SessionKey, reason: &str, row: Option<Value>, now_ms: i64) {
+    fn sessions_changed(&mut self, key: &SessionKey, reason: &str, more: Value, now_ms: i64) {
         let mut payload = json!({ "sessionKey": key.as_str(), "agentId": key.agent(), "reason": reason, "ts": now_ms });
-        if let Some(row) = row {
-            payload["session"] = row;
-        }
+        row::set_all(&mut payload, more);
         if let Ok(payload) = Json::of(&payload) {
             self.broadcast(&broadcast::SESSIONS_CHANGED, For::SessionList, &payload);
         }

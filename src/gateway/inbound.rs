@@ -289,7 +289,7 @@ impl Gateway {
             self.tell_waiter(waiter, Ok(receipt));
         }
         if let Some(added) = stored.added {
-            let row = crate::sessions::row::wire(&added.session, &self.session_rows());
+            let row = crate::sessions::row::wire_v4(&added.session, &self.session_rows(), now.wall_ms);
             let updated_at = added.session.updated_ms;
             let (key, is_new) = (message.session.clone(), added.is_new_session);
             let reason = if is_new { "create" } else { "send" };

@@ -366,7 +366,7 @@ impl Gateway {
     }
 
     /// What showing sessions needs of the configuration.
-    fn session_rows(&self) -> crate::sessions::row::Context {
+    fn session_rows(&self) -> crate::sessions::row::Context<'_> {
         crate::sessions::row::Context::of(&self.config)
     }
 

@@ -29,8 +29,8 @@ pub enum Need {
     Scope(Scope),
     /// An operator with the first scope; protocol 4 also takes the second, narrower one. Refusals name the first.
     Either(Scope, Scope),
-    /// An operator with the scope that the parameters call for.
-    ByParams(fn(Option<&str>) -> Scope),
+    /// As the one before, with the scopes that the parameters call for.
+    ByParams(fn(Option<&str>) -> (Scope, Scope)),
 }
 
 /// Shorthands for the table's columns.

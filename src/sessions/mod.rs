@@ -1,9 +1,15 @@
 //! Sessions: what they are called, what they hold, how they are shown.
 //!
-//! [`transcript`] adds messages and reads them back as clients see them, [`row`] shows a session, [`patch`] says what of
-//! it may be changed and to what. **Invariant:** a session's transcript is only ever added to, compacted or archived;
-//! nothing here deletes what was said.
+//! [`transcript`] adds messages and [`history`] reads them back as clients see them; [`row`] shows a session, [`list`],
+//! [`resolve`] and [`preview`] find sessions and show parts of them; [`patch`] says what of a session may be changed and
+//! to what. **Invariant:** a session's transcript is only ever added to, compacted or archived; nothing here deletes
+//! what was said.
 
 pub mod history;
+pub mod list;
+pub mod patch;
+pub mod preview;
+pub mod resolve;
 pub mod row;
+pub mod thinking;
 pub mod transcript;

@@ -1,63 +1,226 @@
 //! A session as clients see it, in a list, beside an event, in a status.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
+use super::thinking;
 use crate::config::load::Loaded;
-use crate::store::sessions::SessionRow;
+use crate::config::settings::models::Model;
+use crate::protocol::session_key::{KeyRules, SessionKey};
+use crate::store::sessions::{SessionRow, TokenTotals};
+
+/// Seconds after which `fastMode: "auto"` would speed a run up; upstream's default.
+const FAST_AUTO_ON_SECONDS: u64 = 60;
 
 /// What showing sessions needs of the configuration.
-#[derive(Debug, Clone, Default)]
-pub struct Context {
-    /// The provider of the default model.
-    pub provider: Option<String>,
-    /// The default model without its provider.
-    pub model: Option<String>,
-    /// How much it reads at once, in tokens.
-    pub context_tokens: Option<u64>,
+#[derive(Debug, Clone, Copy)]
+pub struct Context<'a> {
+    config: &'a Loaded,
 }
 
-impl Context {
-    /// Reads it.
-    pub fn of(config: &Loaded) -> Context {
-        let primary = config.settings.agents.defaults.model.primary.as_deref();
-        let (provider, model) = match primary.and_then(|name| name.split_once('/')) {
-            Some((provider, model)) => (Some(provider.to_owned()), Some(model.to_owned())),
-            None => (None, primary.map(str::to_owned)),
-        };
-        let configured = config
+/// A model by name, and what the configuration says of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chosen<'a> {
+    /// Who offers it; `None` when the name does not say.
+    pub provider: Option<&'a str>,
+    /// Its name without the provider; `None` when no model is configured.
+    pub model: Option<&'a str>,
+    /// Its entry under `models.providers`.
+    pub known: Option<&'a Model>,
+}
+
+impl Chosen<'_> {
+    /// The levels it can be asked to think at.
+    pub fn thinking_levels(&self) -> &'static [&'static str] {
+        thinking::levels(self.provider, self.model, self.known)
+    }
+
+    fn context_tokens(&self) -> Option<u64> {
+        self.known.and_then(|model| model.context_window)
+    }
+}
+
+impl<'a> Context<'a> {
+    /// Of the configuration in force.
+    pub fn of(config: &'a Loaded) -> Context<'a> {
+        Context { config }
+    }
+
+    /// The model of an agent that chose none for a session.
+    pub fn agent_model(&self, agent: &str) -> Chosen<'a> {
+        let primary = self.config.settings.agents.model_of(agent).primary.as_deref();
+        match primary.and_then(|name| name.split_once('/')) {
+            Some((provider, model)) => self.chosen(Some(provider), Some(model)),
+            None => self.chosen(None, primary),
+        }
+    }
+
+    /// A model by its names.
+    pub fn chosen(&self, provider: Option<&'a str>, model: Option<&'a str>) -> Chosen<'a> {
+        let known = self
+            .config
             .settings
             .models
             .providers
             .iter()
-            .filter(|candidate| provider.as_deref().is_none_or(|id| id == candidate.id))
+            .filter(|candidate| provider.is_none_or(|id| id == candidate.id))
             .flat_map(|candidate| &candidate.models)
-            .find(|candidate| Some(candidate.id.as_str()) == model.as_deref());
-        let context_tokens = configured.and_then(|found| found.context_window);
-        Context { provider, model, context_tokens }
+            .find(|candidate| Some(candidate.id.as_str()) == model);
+        Chosen { provider, model, known }
     }
 
-    /// `defaults` of a list of sessions.
+    /// What a session's runs are asked with: its own choice, else its agent's.
+    pub fn model_of<'s>(&self, session: &'s SessionRow) -> Chosen<'s>
+    where
+        'a: 's,
+    {
+        let default = self.agent_model(&session.agent_id);
+        match text(session, "modelOverride") {
+            Some(model) => self.chosen(text(session, "providerOverride").or(default.provider), Some(model)),
+            None => default,
+        }
+    }
+
+    /// Whether a provider is configured.
+    pub fn knows_provider(&self, id: &str) -> bool {
+        self.config.settings.models.providers.iter().any(|provider| provider.id == id)
+    }
+
+    /// The models that `agents.defaults.models` allows, as `provider/model`; `None`: all.
+    pub fn allowed_models(&self) -> Option<&'a Map<String, Value>> {
+        let map = self.config.document.config.pointer("/agents/defaults/models")?.as_object()?;
+        (!map.is_empty()).then_some(map)
+    }
+
+    /// `defaults` of a list of sessions, protocol 3.
     pub fn defaults(&self) -> Value {
-        json!({ "modelProvider": self.provider, "model": self.model, "contextTokens": self.context_tokens })
+        let model = self.default_model();
+        json!({ "modelProvider": model.provider, "model": model.model, "contextTokens": model.context_tokens() })
+    }
+
+    /// `defaults` of a list of sessions, protocol 4.
+    pub fn defaults_v4(&self) -> Value {
+        let mut defaults = self.defaults();
+        let levels = self.default_model().thinking_levels();
+        set_all(&mut defaults, thinking_fields(levels));
+        defaults["agentRuntime"] = json!({
+            "id": "auto",
+            "cloudPlacementSupported": false,
+            "devicePlacementSupported": false,
+            "source": "implicit",
+        });
+        defaults["modelSelectionTarget"] = json!("session");
+        defaults
     }
 
     /// `sessions.defaults` of a status.
     pub fn status_defaults(&self) -> Value {
-        json!({ "model": self.model, "contextTokens": self.context_tokens })
+        let model = self.default_model();
+        json!({ "model": model.model, "contextTokens": model.context_tokens() })
     }
 
-    /// What a session's runs are asked with: its own choice, else the default. Provider and model.
-    pub fn model_of(&self, session: &SessionRow) -> (Option<String>, Option<String>) {
-        let chosen = |name: &str| session.entry.get(name).and_then(Value::as_str).map(str::to_owned);
-        match chosen("modelOverride") {
-            Some(model) => (chosen("providerOverride").or_else(|| self.provider.clone()), Some(model)),
-            None => (self.provider.clone(), self.model.clone()),
-        }
+    fn default_model(&self) -> Chosen<'a> {
+        self.agent_model(&self.config.settings.agents.default_id)
+    }
+
+    fn is_main(&self, session: &SessionRow) -> bool {
+        let rules = KeyRules {
+            main_key: self.config.settings.session.main_key.clone(),
+            global: self.config.settings.session.scope == crate::config::settings::agents::SessionScope::Global,
+            ..KeyRules::default()
+        };
+        SessionKey::stored(session.key.clone()).is_main(&rules)
     }
 }
 
-/// The row of a session. Absent values are left out.
-pub fn wire(session: &SessionRow, context: &Context) -> Value {
+/// Fields of a session's `entry` that a row of either protocol shows as they are.
+const SHOWN: [&str; 21] = [
+    "subject",
+    "groupChannel",
+    "space",
+    "chatType",
+    "origin",
+    "systemSent",
+    "thinkingLevel",
+    "verboseLevel",
+    "reasoningLevel",
+    "elevatedLevel",
+    "sendPolicy",
+    "groupActivation",
+    "queueMode",
+    "responseUsage",
+    "execHost",
+    "execSecurity",
+    "execAsk",
+    "execNode",
+    "spawnDepth",
+    "compactionCount",
+    "authProfileOverride",
+];
+
+/// The same, protocol 4 only.
+const SHOWN_V4: [&str; 20] = [
+    "autoLabel",
+    "icon",
+    "color",
+    "category",
+    "boardFace",
+    "boardPresentation",
+    "archivedAt",
+    "pinnedAt",
+    "lastReadAt",
+    "markedUnreadAt",
+    "lastActivityAt",
+    "lastInteractionAt",
+    "parentSessionKey",
+    "permissionMode",
+    "sandboxMode",
+    "toolOverrides",
+    "fastMode",
+    "traceLevel",
+    "contextWindow",
+    "createdVia",
+];
+
+/// What protocol 4's events name of a session even when it is not set, so that a client forgets what it knew.
+const CLEARED: [&str; 34] = [
+    "activeModel",
+    "activeModelProvider",
+    "agentStatus",
+    "archiveReason",
+    "archivedAt",
+    "archivedBy",
+    "autoLabel",
+    "boardPresentation",
+    "category",
+    "channelAvatarUrl",
+    "color",
+    "contextBudgetStatus",
+    "controlOwnerSessionKey",
+    "createdActor",
+    "displayName",
+    "endedAt",
+    "goal",
+    "icon",
+    "label",
+    "lastRunError",
+    "lastRunId",
+    "markedUnreadAt",
+    "observerDigest",
+    "owner",
+    "permissionMode",
+    "pinnedAt",
+    "placement",
+    "placementMove",
+    "providerReview",
+    "restartRecoveryStatus",
+    "runtimeMs",
+    "swarm",
+    "thinkingLevel",
+    "toolOverrides",
+];
+
+/// The row of a session that both protocols read. Absent values are left out.
+pub fn wire(session: &SessionRow, context: &Context<'_>) -> Value {
     let mut row = json!({ "key": session.key, "kind": session.kind });
     let mut set = |name: &str, value: Option<Value>| {
         if let Some(value) = value {
@@ -68,7 +231,7 @@ pub fn wire(session: &SessionRow, context: &Context) -> Value {
     let entry = |name: &str| session.entry.get(name).cloned();
     set("label", text(&session.label));
     set("displayName", entry("displayName").or_else(|| text(&session.label)));
-    for name in ["subject", "groupChannel", "space", "chatType", "origin"] {
+    for name in SHOWN {
         set(name, entry(name));
     }
     set("channel", text(&session.channel));
@@ -76,72 +239,216 @@ pub fn wire(session: &SessionRow, context: &Context) -> Value {
     set("updatedAt", Some(json!(session.updated_ms)));
     set("createdAt", Some(json!(session.created_ms)));
     set("sessionId", Some(json!(session.session_id)));
-    set("systemSent", entry("systemSent"));
     set("abortedLastRun", Some(entry("abortedLastRun").unwrap_or(json!(false))));
-    for name in [
-        "thinkingLevel",
-        "verboseLevel",
-        "reasoningLevel",
-        "elevatedLevel",
-        "sendPolicy",
-        "groupActivation",
-        "queueMode",
-        "responseUsage",
-        "execHost",
-        "execSecurity",
-        "execAsk",
-        "execNode",
-        "spawnDepth",
-        "pinned",
-        "archived",
-        "unread",
-        "icon",
-        "color",
-        "category",
-    ] {
-        set(name, entry(name));
-    }
     set("spawnedBy", text(&session.spawned_by));
-    set("inputTokens", Some(json!(session.tokens.input)));
-    set("outputTokens", Some(json!(session.tokens.output)));
-    set("totalTokens", Some(json!(session.tokens.total)));
-    set("totalTokensFresh", Some(json!(true)));
-    let (provider, model) = context.model_of(session);
-    set("modelProvider", text(&provider));
-    set("model", text(&model));
-    set("contextTokens", context.context_tokens.map(|tokens| json!(tokens)));
-    set("lastChannel", text(&session.channel));
-    set("lastTo", text(&session.peer));
-    set("lastAccountId", text(&session.account_id));
-    set("lastThreadId", text(&session.thread_id));
-    if session.channel.is_some() || session.peer.is_some() {
-        let mut delivery = json!({});
-        for (name, value) in [
-            ("channel", &session.channel),
-            ("to", &session.peer),
-            ("accountId", &session.account_id),
-            ("threadId", &session.thread_id),
-        ] {
-            if let Some(value) = value {
-                delivery[name] = json!(value);
-            }
-        }
-        set("deliveryContext", Some(delivery));
-    }
+    let model = context.model_of(session);
+    set("modelProvider", model.provider.map(|name| json!(name)));
+    set("model", model.model.map(|name| json!(name)));
+    set("contextTokens", model.context_tokens().map(|tokens| json!(tokens)));
+    set_all(&mut row, tokens(session));
+    set_all(&mut row, route(session));
     row
 }
 
+/// The row of a session on protocol 4.
+pub fn wire_v4(session: &SessionRow, context: &Context<'_>, now_ms: i64) -> Value {
+    let mut row = wire(session, context);
+    for name in SHOWN_V4 {
+        if let Some(value) = session.entry.get(name) {
+            row[name] = value.clone();
+        }
+    }
+    let key = SessionKey::stored(session.key.clone());
+    let is_main = context.is_main(session);
+    let model = context.model_of(session);
+    set_all(&mut row, thinking_fields(model.thinking_levels()));
+    set_all(
+        &mut row,
+        json!({
+            // Sessions are not shared with named people: whoever may call the method sees and does all of it.
+            "visibility": "shared",
+            "sharingRole": "admin",
+            "permissionModePending": false,
+            "classification": classification(session, &key, is_main),
+            "isMain": is_main,
+            "isBackground": is_background(&key),
+            "archived": flag(session, "archived"),
+            "pinned": flag(session, "pinned"),
+            "unread": is_unread(session),
+            "effectiveFastMode": session.entry.get("fastMode") == Some(&json!(true)),
+            "effectiveFastModeSource": if session.entry.contains_key("fastMode") { "session" } else { "default" },
+            "fastAutoOnSeconds": FAST_AUTO_ON_SECONDS,
+            "effectiveResponseUsage": text(session, "responseUsage").unwrap_or("off"),
+            "effectiveQueueMode": text(session, "queueMode").unwrap_or("steer"),
+            "modelOverrideSource": text(session, "modelOverride").map(|_| "user"),
+            "runtimeSelectionLocked": false,
+            "agentRuntime": {
+                "id": "openclaw",
+                "cloudPlacementSupported": false,
+                "cloudPlacementExecutionMode": "worker-turn",
+                "devicePlacement": { "requiredNodeCommands": [], "consumesWorkerSlot": false },
+                "devicePlacementSupported": false,
+                "source": "implicit",
+            },
+            "snapshotAt": now_ms,
+            // A run ends in the turn it begins, as long as no model is asked.
+            "hasActiveRun": false,
+            "activeRunIds": [],
+            // Nothing writes summaries yet.
+            "activitySummary": { "state": "unavailable", "canEnsure": false },
+        }),
+    );
+    row
+}
+
+/// What an event of protocol 4 carries of a session: the row, and its fields once more beside it, as clients of several
+/// ages read it. What is not set is `null` there, so that a client forgets what it knew.
+pub fn beside(row: Value) -> Value {
+    let mut out: Map<String, Value> = CLEARED.iter().map(|name| ((*name).to_owned(), Value::Null)).collect();
+    if let Some(fields) = row.as_object() {
+        out.extend(fields.iter().filter(|(name, _)| *name != "key").map(|(name, value)| (name.clone(), value.clone())));
+    }
+    // Nobody is named in a session, nothing is scheduled in it, and rows of its parents are the reader's to ask for.
+    for name in ["participants", "ancestorSessions"] {
+        out.insert(name.to_owned(), json!([]));
+    }
+    out.insert("participantCount".to_owned(), json!(0));
+    out.insert("hasAutomation".to_owned(), json!(false));
+    out.insert("session".to_owned(), row);
+    Value::Object(out)
+}
+
+/// A session's record as `sessions.patch` and its kin give it back: what is stored, by upstream's names.
+pub fn entry(session: &SessionRow) -> Value {
+    let mut entry = Value::Object(session.entry.clone());
+    set_all(
+        &mut entry,
+        json!({ "sessionId": session.session_id, "updatedAt": session.updated_ms, "createdAt": session.created_ms }),
+    );
+    for (name, value) in [("label", &session.label), ("spawnedBy", &session.spawned_by)] {
+        if let Some(value) = value {
+            entry[name] = json!(value);
+        }
+    }
+    if is_counted(session) {
+        set_all(&mut entry, tokens(session));
+    }
+    set_all(&mut entry, route(session));
+    let delivery = match session.channel.as_deref() {
+        None => "none",
+        Some("webchat") => "internal",
+        Some(_) => "channel",
+    };
+    entry["delivery"] = json!({ "kind": delivery });
+    entry
+}
+
 /// The line of a session in `status`.
-pub fn status_line(session: &SessionRow, context: &Context, now_ms: i64) -> Value {
+pub fn status_line(session: &SessionRow, context: &Context<'_>, now_ms: i64) -> Value {
     let mut line = wire(session, context);
     let used = session.tokens.total;
     line["age"] = json!((now_ms - session.updated_ms).max(0));
-    let window = context.context_tokens;
+    let window = context.model_of(session).context_tokens();
     line["remainingTokens"] = json!(window.map(|window| window.saturating_sub(used)));
     line["percentUsed"] = json!(window.filter(|window| *window > 0).map(|window| used * 100 / window));
     line["flags"] = json!([format!("id:{}", session.session_id)]);
-    if let Some(level) = session.entry.get("thinkingLevel").and_then(Value::as_str) {
+    if let Some(level) = text(session, "thinkingLevel") {
         line["flags"] = json!([format!("think:{level}"), format!("id:{}", session.session_id)]);
     }
     line
+}
+
+/// Whether a session's tokens have been counted: by a run, or from zero by a reset.
+fn is_counted(session: &SessionRow) -> bool {
+    session.tokens != TokenTotals::default() || flag(session, "totalTokensFresh")
+}
+
+fn tokens(session: &SessionRow) -> Value {
+    if !is_counted(session) {
+        return json!({ "totalTokensFresh": false });
+    }
+    json!({
+        "inputTokens": session.tokens.input,
+        "outputTokens": session.tokens.output,
+        "totalTokens": session.tokens.total,
+        "totalTokensFresh": true,
+    })
+}
+
+/// Where replies go.
+fn route(session: &SessionRow) -> Value {
+    let parts = [
+        ("channel", "lastChannel", &session.channel),
+        ("to", "lastTo", &session.peer),
+        ("accountId", "lastAccountId", &session.account_id),
+        ("threadId", "lastThreadId", &session.thread_id),
+    ];
+    let mut out = json!({});
+    let mut delivery = Map::new();
+    for (short, last, value) in parts {
+        if let Some(value) = value {
+            out[last] = json!(value);
+            delivery.insert(short.to_owned(), json!(value));
+        }
+    }
+    if !delivery.is_empty() {
+        out["deliveryContext"] = Value::Object(delivery);
+    }
+    out
+}
+
+fn thinking_fields(levels: &[&str]) -> Value {
+    let labelled: Vec<Value> = levels.iter().map(|level| json!({ "id": level, "label": level })).collect();
+    json!({ "thinkingLevels": labelled, "thinkingOptions": levels, "thinkingDefault": "off" })
+}
+
+/// What kind of conversation it is, finer than `kind`.
+fn classification<'s>(session: &'s SessionRow, key: &SessionKey, is_main: bool) -> &'s str {
+    let rest = key.rest();
+    if is_main {
+        "main"
+    } else if rest.starts_with("cron:") {
+        "cron"
+    } else if is_subagent(key) {
+        "spawn-child"
+    } else if rest.starts_with("hook:") {
+        "hook"
+    } else if session.kind != "direct" {
+        &session.kind
+    } else if session.message_count > 0 || session.channel.is_some() {
+        "direct"
+    } else {
+        "custom"
+    }
+}
+
+/// Whether a session was started by another one.
+pub fn is_subagent(key: &SessionKey) -> bool {
+    format!(":{}", key.rest()).contains(":subagent:")
+}
+
+/// Whether nobody talks in it: what timers and webhooks started.
+fn is_background(key: &SessionKey) -> bool {
+    ["cron:", "hook:"].iter().any(|prefix| key.rest().starts_with(prefix))
+}
+
+/// Marked by hand, or something was said since it was last read.
+fn is_unread(session: &SessionRow) -> bool {
+    let at = |name: &str| session.entry.get(name).and_then(Value::as_i64).unwrap_or(0);
+    session.entry.contains_key("markedUnreadAt") || at("lastActivityAt") > at("lastReadAt")
+}
+
+fn flag(session: &SessionRow, name: &str) -> bool {
+    session.entry.get(name) == Some(&Value::Bool(true))
+}
+
+fn text<'s>(session: &'s SessionRow, name: &str) -> Option<&'s str> {
+    session.entry.get(name).and_then(Value::as_str)
+}
+
+/// Sets every field of `more` in `into`.
+pub fn set_all(into: &mut Value, more: Value) {
+    if let (Value::Object(into), Value::Object(more)) = (into, more) {
+        into.extend(more);
+    }
 }

@@ -49,11 +49,19 @@ pub fn open(db: &Db<'_>, key: &SessionKey, now_ms: i64) -> Result<(SessionRow, b
     if let Some(session) = db.session(key.as_str())? {
         return Ok((session, false));
     }
+    let session = fresh(key, now_ms);
+    db.session_put(&session)?;
+    Ok((session, true))
+}
+
+/// A session that nobody has written down yet.
+pub fn fresh(key: &SessionKey, now_ms: i64) -> SessionRow {
     let agent = key.agent().unwrap_or(DEFAULT_AGENT);
     let mut session = SessionRow::new(key.as_str(), agent, random::uuid(), key.kind(), now_ms);
     session.channel = key.channel().map(str::to_owned);
-    db.session_put(&session)?;
-    Ok((session, true))
+    session.entry.insert("createdVia".to_owned(), json!(via(key)));
+    session.entry.insert("lifecycleRevision".to_owned(), json!(random::uuid()));
+    session
 }
 
 /// Adds a message to the session `key`, which is made when it is not there.
@@ -73,7 +81,7 @@ pub fn add(db: &Db<'_>, key: &SessionKey, new: &New<'_>, now_ms: i64) -> Result<
         at_ms: now_ms,
         message: &message.to_string(),
     })?;
-    let session = db.session(key.as_str())?.unwrap_or(session);
+    let session = if appended.existed { session } else { heard(db, key, session, new.role, now_ms)? };
     number(&mut message, appended.seq);
     Ok(Added {
         session,
@@ -89,6 +97,40 @@ pub fn add(db: &Db<'_>, key: &SessionKey, new: &New<'_>, now_ms: i64) -> Result<
 pub fn number(message: &mut Value, seq: u64) {
     if let Some(metadata) = message.get_mut("__openclaw").and_then(Value::as_object_mut) {
         metadata.insert("seq".to_owned(), json!(seq));
+    }
+}
+
+/// Notes when the session last heard something, for what is unread and for lists sorted by it.
+fn heard(
+    db: &Db<'_>,
+    key: &SessionKey,
+    session: SessionRow,
+    role: &str,
+    now_ms: i64,
+) -> Result<SessionRow, StoreError> {
+    let updated = db.session_update::<StoreError>(key.as_str(), now_ms, |session| {
+        session.entry.insert("lastActivityAt".to_owned(), json!(now_ms));
+        if role == "user" {
+            session.entry.insert("lastInteractionAt".to_owned(), json!(now_ms));
+        }
+        Ok(())
+    })?;
+    Ok(updated.unwrap_or(session))
+}
+
+/// What made a session, by its key, in the words of protocol 4.
+fn via(key: &SessionKey) -> &'static str {
+    let rest = key.rest();
+    if rest.starts_with("cron:") {
+        "cron"
+    } else if rest.starts_with("hook:") {
+        "internal"
+    } else if super::row::is_subagent(key) {
+        "spawn"
+    } else if key.channel().is_some() {
+        "channel"
+    } else {
+        "operator"
     }
 }
 
@@ -110,4 +152,16 @@ fn compose(new: &New<'_>, message_id: &str, now_ms: i64) -> Value {
     }
     message.insert("__openclaw".to_owned(), Value::Object(metadata));
     Value::Object(message)
+}
+
+/// What a message says: its text blocks, one on each line.
+pub fn text_of(message: &Value) -> String {
+    match message.get("content") {
+        Some(Value::String(text)) => text.trim().to_owned(),
+        Some(Value::Array(blocks)) => {
+            let texts = blocks.iter().filter_map(|block| block.get("text").and_then(Value::as_str)).map(str::trim);
+            texts.filter(|text| !text.is_empty()).collect::<Vec<_>>().join("\n")
+        }
+        _ => String::new(),
+    }
 }

@@ -172,6 +172,46 @@ pub struct SessionFilter {
     pub search: Option<String>,
     /// Session kinds to leave out (`global`, `unknown`).
     pub kinds_excluded: Vec<String>,
+    /// Any of these agents; `None`: all.
+    pub agents: Option<Vec<String>>,
+    /// Texts that a key must not contain, like `:cron:`.
+    pub key_parts_excluded: Vec<&'static str>,
+    /// Put away, or not.
+    pub archived: Option<bool>,
+    /// Pinned, or not.
+    pub pinned: Option<bool>,
+    /// Exact category; empty: without one.
+    pub category: Option<String>,
+    /// The side chosen to be shown first.
+    pub board_face: Option<String>,
+    /// Only sessions in which somebody has said something.
+    pub has_interaction: bool,
+    /// Which comes first.
+    pub order: SessionOrder,
+}
+
+/// Which session of a list comes first. Equal ones are in key order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SessionOrder {
+    /// The one that changed last.
+    #[default]
+    Updated,
+    /// The one in which somebody spoke last.
+    Interaction,
+    /// The one to which a message was added last.
+    Activity,
+}
+
+impl SessionOrder {
+    fn sql(self) -> &'static str {
+        match self {
+            SessionOrder::Updated => "updated_ms DESC, key",
+            SessionOrder::Interaction => {
+                "coalesce(json_extract(entry, '$.lastInteractionAt'), 0) DESC, updated_ms DESC, key"
+            }
+            SessionOrder::Activity => "coalesce(json_extract(entry, '$.lastActivityAt'), 0) DESC, updated_ms DESC, key",
+        }
+    }
 }
 
 impl SessionFilter {
@@ -206,6 +246,40 @@ impl SessionFilter {
         for kind in &self.kinds_excluded {
             sql.push_str(" AND kind <> ?");
             values.push(SqlValue::from(kind.clone()));
+        }
+        for part in &self.key_parts_excluded {
+            sql.push_str(" AND instr(key, ?) = 0");
+            values.push(SqlValue::from((*part).to_owned()));
+        }
+        if let Some(agents) = &self.agents {
+            sql.push_str(" AND agent_id IN (");
+            sql.push_str(&vec!["?"; agents.len()].join(", "));
+            sql.push(')');
+            values.extend(agents.iter().cloned().map(SqlValue::from));
+        }
+        for (flag, is, is_not) in [
+            (
+                self.archived,
+                " AND json_extract(entry, '$.archived') IS 1",
+                " AND json_extract(entry, '$.archived') IS NOT 1",
+            ),
+            (self.pinned, " AND json_extract(entry, '$.pinned') IS 1", " AND json_extract(entry, '$.pinned') IS NOT 1"),
+        ] {
+            if let Some(flag) = flag {
+                sql.push_str(if flag { is } else { is_not });
+            }
+        }
+        for (wanted, condition) in [
+            (&self.category, " AND coalesce(json_extract(entry, '$.category'), '') = ?"),
+            (&self.board_face, " AND json_extract(entry, '$.boardFace') = ?"),
+        ] {
+            if let Some(wanted) = wanted {
+                sql.push_str(condition);
+                values.push(SqlValue::from(wanted.clone()));
+            }
+        }
+        if self.has_interaction {
+            sql.push_str(" AND json_extract(entry, '$.lastInteractionAt') > 0");
         }
         (sql, values)
     }
@@ -296,7 +370,8 @@ pub(super) fn list_statement(filter: &SessionFilter, offset: usize, limit: usize
     let (conditions, mut values) = filter.conditions();
     values.push(SqlValue::from(signed(limit as u64)));
     values.push(SqlValue::from(signed(offset as u64)));
-    let sql = format!("SELECT {COLUMNS} FROM sessions{conditions} ORDER BY updated_ms DESC, key LIMIT ? OFFSET ?");
+    let order = filter.order.sql();
+    let sql = format!("SELECT {COLUMNS} FROM sessions{conditions} ORDER BY {order} LIMIT ? OFFSET ?");
     (sql, values)
 }
 

@@ -73,7 +73,7 @@ fn history(cx: QueryCx<'_>, params: HistoryParams) -> Result<Value, RpcError> {
         protocol: cx.call.protocol(),
     };
     let shown = if cx.call.protocol() == Protocol::V3 { params.session_key.0.as_str() } else { key.as_str() };
-    paint(cx.store.get()?, &cx.snapshot, &key, shown, &ask)
+    paint(cx.store.get()?, &cx.snapshot, &key, shown, &ask, cx.call.now_ms)
 }
 
 crate::params! {
@@ -97,7 +97,7 @@ fn startup(cx: QueryCx<'_>, params: StartupParams) -> Result<Value, RpcError> {
         skip_newest: 0,
         protocol: Protocol::V4,
     };
-    paint(cx.store.get()?, &cx.snapshot, &key, key.as_str(), &ask)
+    paint(cx.store.get()?, &cx.snapshot, &key, key.as_str(), &ask, cx.call.now_ms)
 }
 
 /// A session's messages and what is shown around them.
@@ -107,6 +107,7 @@ fn paint(
     key: &SessionKey,
     shown: &str,
     ask: &history::Ask,
+    now_ms: i64,
 ) -> Result<Value, RpcError> {
     let rows = row::Context::of(&snapshot.config);
     let session = db.session(key.as_str())?;
@@ -136,9 +137,9 @@ fn paint(
             out["pendingInputs"] = json!({ "items": [], "total": 0 });
             out["hasMore"] = json!(page.has_older);
             out["totalMessages"] = json!(page.n_total);
-            out["defaults"] = rows.defaults();
+            out["defaults"] = rows.defaults_v4();
             if let Some(session) = &session {
-                out["sessionInfo"] = row::wire(session, &rows);
+                out["sessionInfo"] = row::wire_v4(session, &rows, now_ms);
             }
         }
     }
@@ -307,7 +308,7 @@ fn inject(cx: StoreCx<'_>, params: InjectParams) -> Result<(Value, Vec<Fact>), S
         ],
     };
     let added = transcript::add(cx.db, &key, &new, cx.call.now_ms)?;
-    let shown = row::wire(&added.session, &row::Context::of(&cx.snapshot.config));
+    let shown = row::wire_v4(&added.session, &row::Context::of(&cx.snapshot.config), cx.call.now_ms);
     let facts = vec![
         Fact::Session {
             key: key.clone(),

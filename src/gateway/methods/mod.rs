@@ -9,6 +9,7 @@ pub mod device;
 pub mod health;
 pub mod models;
 pub mod node;
+pub mod sessions;
 pub mod system;
 pub mod voicewake;
 
@@ -25,6 +26,7 @@ pub static FAMILIES: &[&[Method]] = &[
     models::METHODS,
     channels::METHODS,
     chat::METHODS,
+    sessions::METHODS,
     approvals::METHODS,
     voicewake::METHODS,
 ];

@@ -1,0 +1,200 @@
+//! Making a session before anything is said in it.
+
+use serde_json::{Map, Value, json};
+
+use super::change::touched;
+use super::{Keyed, audit, session_key, whole_key};
+use crate::gateway::Fact;
+use crate::gateway::table::StoreCx;
+use crate::protocol::error::RpcError;
+use crate::protocol::params::{Any, Count, Issues, NonEmpty, Params, Text};
+use crate::protocol::session_key::{SessionKey, agent_id};
+use crate::runtime::random;
+use crate::sessions::patch::{self as rules, Change};
+use crate::sessions::{list, row, transcript};
+use crate::store::StoreError;
+use crate::store::idempotency::Begun;
+use crate::store::sessions::SessionRow;
+
+/// Fields that a new session may begin with; the rules are those of a patch.
+const FIRST: [&str; 9] = [
+    "label",
+    "category",
+    "model",
+    "agentRuntime",
+    "contextWindow",
+    "thinkingLevel",
+    "fastMode",
+    "permissionMode",
+    "toolOverrides",
+];
+
+crate::params! {
+    /// Which session, and where it belongs.
+    pub struct Place {
+        key: Option<NonEmpty> = "key",
+        agent_id: Option<NonEmpty> = "agentId",
+        idempotency_key: Option<NonEmpty> = "idempotencyKey",
+        display_name: Option<Text<1, 500>> = "displayName",
+        title_source: Option<Text<0, 1000>> = "titleSource",
+        parent_session_key: Option<NonEmpty> = "parentSessionKey",
+        spawn_depth: Option<Count> = "spawnDepth",
+        // What concerns hooks and runs that do not exist in this build changes nothing.
+        emit_command_hooks: Option<bool> = "emitCommandHooks",
+        succeeds_parent: Option<bool> = "succeedsParent",
+        timeout_ms: Option<Count> = "timeoutMs",
+        // What a session cannot be in this build is refused by name, rather than made as something else.
+        task: Option<String> = "task",
+        message: Option<String> = "message",
+        mentions: Option<Vec<Any>> = "mentions",
+        attachments: Option<Vec<Any>> = "attachments",
+        fork: Option<bool> = "fork",
+        fork_from: Option<String> = "forkFrom",
+        incognito: Option<bool> = "incognito",
+        visibility: Option<String> = "visibility",
+        catalog_id: Option<NonEmpty> = "catalogId",
+        project_id: Option<NonEmpty> = "projectId",
+        project_git_url: Option<NonEmpty> = "projectGitUrl",
+        repository: Option<Any> = "repository",
+        worktree: Option<bool> = "worktree",
+        worktree_source: Option<String> = "worktreeSource",
+        worktree_base_ref: Option<NonEmpty> = "worktreeBaseRef",
+        worktree_name: Option<NonEmpty> = "worktreeName",
+        exec_node: Option<NonEmpty> = "execNode",
+        cwd: Option<NonEmpty> = "cwd",
+    }
+}
+
+impl Place {
+    /// The first thing asked for that this build cannot do.
+    fn unbuilt(&self) -> Option<&'static str> {
+        let said = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.trim().is_empty());
+        let some = |list: &Option<Vec<Any>>| list.as_ref().is_some_and(|list| !list.is_empty());
+        let is = |flag: Option<bool>| flag == Some(true);
+        let asked = [
+            ("task", said(&self.task)),
+            ("message", said(&self.message)),
+            ("mentions", some(&self.mentions)),
+            ("attachments", some(&self.attachments)),
+            ("fork", is(self.fork)),
+            ("forkFrom", said(&self.fork_from)),
+            ("incognito", is(self.incognito)),
+            ("visibility", self.visibility.as_ref().is_some_and(|visibility| visibility != "shared")),
+            ("catalogId", self.catalog_id.is_some()),
+            ("projectId", self.project_id.is_some()),
+            ("projectGitUrl", self.project_git_url.is_some()),
+            ("repository", self.repository.is_some()),
+            ("worktree", is(self.worktree)),
+            ("worktreeSource", said(&self.worktree_source)),
+            ("worktreeBaseRef", self.worktree_base_ref.is_some()),
+            ("worktreeName", self.worktree_name.is_some()),
+            ("execNode", self.exec_node.is_some()),
+            ("cwd", self.cwd.is_some()),
+        ];
+        asked.iter().find(|(_, asked)| *asked).map(|(name, _)| *name)
+    }
+}
+
+/// A new session and what it begins with.
+#[derive(Debug, Clone)]
+pub struct CreateParams {
+    place: Place,
+    first: Vec<Change>,
+}
+
+impl Params for CreateParams {
+    fn read_fields(object: &Map<String, Value>, path: &str, issues: &mut Issues) -> Option<Self> {
+        let protocol = issues.protocol();
+        let is_first = |name: &str| rules::find(name, protocol).is_some_and(|field| FIRST.contains(&field.name));
+        let part = |wanted: bool| -> Map<String, Value> {
+            let members = object.iter().filter(|(name, _)| is_first(name) == wanted);
+            members.map(|(name, value)| (name.clone(), value.clone())).collect()
+        };
+        let place = Place::read_fields(&part(false), path, issues);
+        let first = rules::read(&part(true), path, issues);
+        Some(CreateParams { place: place?, first })
+    }
+}
+
+/// Makes a session, or answers with the one that is there.
+pub(super) fn create(cx: StoreCx<'_>, params: Keyed<CreateParams>) -> Result<(Value, Vec<Fact>), StoreError> {
+    let CreateParams { place, first } = params.0;
+    if let Some(name) = place.unbuilt() {
+        return Err(RpcError::unavailable(format!("sessions.create cannot take {name} in this build")).into());
+    }
+    let agents = &cx.snapshot.config.settings.agents;
+    if let Some(agent) = &place.agent_id
+        && agents.get(&agent_id(&agent.0)).is_none()
+    {
+        return Err(RpcError::invalid(format!("Unknown agent id \"{}\"", agent.0)).into());
+    }
+    let idempotency_key = place.idempotency_key.as_ref().map(|key| format!("sessions.create:{}", key.0));
+    if let Some(idempotency_key) = &idempotency_key
+        && let Begun::Existing(before) = cx.db.idempotency_begin(idempotency_key, cx.call.now_ms)?
+    {
+        // The work and its record are one transaction, so a record without an answer was one too large to keep.
+        let made = before.response.and_then(|response| serde_json::from_str(&response).ok());
+        return made
+            .map(|made| (made, Vec::new()))
+            .ok_or_else(|| RpcError::invalid("the session was created before; its record is gone").into());
+    }
+    let key = place_key(&cx, &place)?;
+    let known = cx.db.session(key.as_str())?;
+    let is_new = known.is_none();
+    let session = match known {
+        Some(session) => session,
+        None => make(&cx, &key, &place, &first)?,
+    };
+    let answer = answer(&cx, &session);
+    if let Some(idempotency_key) = &idempotency_key {
+        cx.db.idempotency_finish(idempotency_key, Ok(&answer.to_string()), cx.call.now_ms)?;
+    }
+    let facts = if is_new { vec![touched(&cx, &key, &session, "create", true)?] } else { Vec::new() };
+    Ok((answer, facts))
+}
+
+/// The key asked for, or one of its own under the agent.
+fn place_key(cx: &StoreCx<'_>, place: &Place) -> Result<SessionKey, RpcError> {
+    match &place.key {
+        Some(key) => whole_key(key, place.agent_id.as_ref(), &cx.snapshot.keys),
+        None => session_key(&format!("dashboard:{}", random::uuid()), place.agent_id.as_ref(), &cx.snapshot.keys),
+    }
+}
+
+fn make(cx: &StoreCx<'_>, key: &SessionKey, place: &Place, first: &[Change]) -> Result<SessionRow, StoreError> {
+    let now_ms = cx.call.now_ms;
+    let mut session = transcript::fresh(key, now_ms);
+    let context = row::Context::of(&cx.snapshot.config);
+    let ground = rules::Ground { protocol: cx.call.protocol(), context: &context, now_ms };
+    session.entry.insert("modelOverrideSource".to_owned(), json!("default"));
+    rules::apply(&ground, &mut session, first)?;
+    let parent = match &place.parent_session_key {
+        Some(parent) => session_key(&parent.0, None, &cx.snapshot.keys)?,
+        None => cx.snapshot.keys.main_of(&session.agent_id),
+    };
+    session.entry.insert("parentSessionKey".to_owned(), json!(parent.as_str()));
+    session.entry.insert("spawnDepth".to_owned(), json!(place.spawn_depth.map_or(0, |depth| depth.0)));
+    if let Some(agent) = cx.snapshot.config.settings.agents.get(&session.agent_id) {
+        session.entry.insert("sessionRoot".to_owned(), json!(agent.workspace.to_string_lossy()));
+    }
+    let name = place.display_name.as_ref().map(|name| name.0.trim().to_owned());
+    let topic = place.title_source.as_ref().and_then(|topic| list::title_of(&topic.0));
+    if let Some(name) = name.filter(|name| !name.is_empty()).or(topic) {
+        session.entry.insert("displayName".to_owned(), json!(name));
+    }
+    cx.db.session_put(&session)?;
+    audit(cx, key, None)?;
+    Ok(session)
+}
+
+fn answer(cx: &StoreCx<'_>, session: &SessionRow) -> Value {
+    let model = row::Context::of(&cx.snapshot.config).model_of(session);
+    json!({
+        "ok": true,
+        "key": session.key,
+        "sessionId": session.session_id,
+        "entry": row::entry(session),
+        "runStarted": false,
+        "resolved": { "modelProvider": model.provider, "model": model.model },
+    })
+}

@@ -1,0 +1,121 @@
+//! Following sessions: which events a connection of protocol 4 is sent.
+
+use serde_json::{Map, Value, json};
+
+use super::find::{ListParams, listed};
+use super::{Keyed, whole_key};
+use crate::gateway::clients::{Ready, SUBSCRIBED_SESSIONS_MAX};
+use crate::gateway::table::Call;
+use crate::gateway::{Done, Effect, Gateway, Job, Origin, Work};
+use crate::protocol::error::RpcError;
+use crate::protocol::frame::Json;
+use crate::protocol::params::{Issues, NonEmpty, Nothing, Params};
+use crate::protocol::scope::Scope;
+
+/// A list to begin with, or nothing.
+#[derive(Debug, Clone)]
+pub struct SubscribeParams {
+    list: Option<ListParams>,
+}
+
+impl Params for SubscribeParams {
+    fn read_fields(object: &Map<String, Value>, path: &str, issues: &mut Issues) -> Option<Self> {
+        let list = ListParams::read_fields(object, path, issues)?;
+        Some(SubscribeParams { list: (!object.is_empty()).then_some(list) })
+    }
+}
+
+/// Only a WebSocket is sent events; a call over HTTP has nowhere to receive them.
+fn connection<'g>(gateway: &'g mut Gateway, call: &Call) -> Result<&'g mut Ready, RpcError> {
+    gateway
+        .clients
+        .ready_mut(call.conn())
+        .ok_or_else(|| RpcError::invalid(format!("{} needs a WebSocket connection", call.method)))
+}
+
+pub(super) fn subscribe(gateway: &mut Gateway, call: &Call, params: SubscribeParams) -> Result<(), RpcError> {
+    connection(gateway, call)?.subscriptions.sessions = true;
+    let Some(list) = params.list else {
+        let answer = Json::of(&json!({ "subscribed": true }))?;
+        gateway.answer_request(call.conn(), &call.id, Ok(answer));
+        return Ok(());
+    };
+    // Events from now on reach the connection before or after the list; in between nothing is lost.
+    let (snapshot, asked) = (gateway.snapshot(), call.clone());
+    let origin = Origin::Request { conn: call.conn(), id: call.id.clone(), method: call.method };
+    let work = Work::Query(Box::new(move |store| {
+        let list = listed(store.get()?, &snapshot, &asked, &list)?;
+        let answer = Json::of(&json!({ "subscribed": true, "list": list }))?;
+        Ok(Done { answer: Some(answer), facts: Vec::new() })
+    }));
+    gateway.effects.push_back(Effect::Start(Job { origin, work }));
+    Ok(())
+}
+
+pub(super) fn unsubscribe(gateway: &mut Gateway, call: &Call, _params: Nothing) -> Result<Value, RpcError> {
+    connection(gateway, call)?.subscriptions.sessions = false;
+    Ok(json!({ "subscribed": false }))
+}
+
+crate::params! {
+    /// Which session.
+    pub struct MessagesSubscribeParams {
+        key: NonEmpty = "key",
+        agent_id: Option<NonEmpty> = "agentId",
+        include_approvals: Option<bool> = "includeApprovals",
+    }
+}
+
+pub(super) fn messages_subscribe(
+    gateway: &mut Gateway,
+    call: &Call,
+    params: Keyed<MessagesSubscribeParams>,
+) -> Result<Value, RpcError> {
+    let params = params.0;
+    let key = whole_key(&params.key, params.agent_id.as_ref(), &gateway.keys)?;
+    let with_approvals = params.include_approvals == Some(true);
+    if with_approvals
+        && (call.caller.device_id.is_none() || !call.caller.scopes.satisfies(Scope::Approvals, call.protocol()))
+    {
+        return Err(RpcError::invalid(format!(
+            "{} includeApprovals requires a paired device and gateway scope: {}",
+            call.method,
+            Scope::Approvals.as_str()
+        )));
+    }
+    let followed = &mut connection(gateway, call)?.subscriptions.messages;
+    if !followed.contains(&key) {
+        if followed.len() >= SUBSCRIBED_SESSIONS_MAX {
+            return Err(RpcError::invalid(format!(
+                "a connection can follow {SUBSCRIBED_SESSIONS_MAX} sessions; unsubscribe from one first"
+            )));
+        }
+        followed.push(key.clone());
+    }
+    let mut out = json!({ "subscribed": true, "key": key.as_str() });
+    if with_approvals {
+        // Nothing in this build asks for one, so none can be waiting.
+        out["approvalReplay"] =
+            json!({ "sessionKey": key.as_str(), "updatedAtMs": call.now_ms, "approvals": [], "truncated": false });
+    }
+    Ok(out)
+}
+
+crate::params! {
+    /// Which session.
+    pub struct MessagesUnsubscribeParams {
+        key: NonEmpty = "key",
+        agent_id: Option<NonEmpty> = "agentId",
+    }
+}
+
+pub(super) fn messages_unsubscribe(
+    gateway: &mut Gateway,
+    call: &Call,
+    params: Keyed<MessagesUnsubscribeParams>,
+) -> Result<Value, RpcError> {
+    let params = params.0;
+    let key = whole_key(&params.key, params.agent_id.as_ref(), &gateway.keys)?;
+    connection(gateway, call)?.subscriptions.messages.retain(|followed| *followed != key);
+    Ok(json!({ "subscribed": false, "key": key.as_str() }))
+}
