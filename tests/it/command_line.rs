@@ -77,7 +77,6 @@ fn a_gateway_that_is_not_there_is_a_sentence_and_a_status() {
 }
 
 #[test]
-#[ignore = "waits for the sessions family"]
 fn the_lists_are_json_for_scripts_and_tables_for_people() {
     let server = Server::with().model().start();
     let ann = server.operator("ann");

@@ -115,7 +115,6 @@ fn count(messages: &[String], n: usize) -> usize {
 }
 
 #[test]
-#[ignore = "waits for the sessions family"]
 fn a_session_a_device_and_a_token_outlive_a_kill() {
     let mut server = Server::with().model().start();
     let ann = server.operator("ann");

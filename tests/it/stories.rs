@@ -31,7 +31,6 @@ fn an_injected_message_reaches_every_operator_but_no_node() {
 }
 
 #[test]
-#[ignore = "waits for the sessions family"]
 fn a_patch_reaches_a_subscriber_and_nobody_else() {
     let server = Server::with().model().start();
     let (ann, bob, node) = (server.operator("ann"), server.operator("bob"), server.node("attic"));

@@ -79,20 +79,19 @@ impl World {
         };
         let call = Call { caller: Arc::new(caller), id: "1".to_owned(), method: method.name, now_ms: self.now_ms };
         let (snapshot, raw) = (self.snapshot.clone(), params.to_string());
-        let answer = match method.run {
+        let Done { answer, facts } = match method.run {
             Run::Query(handler) => {
                 let mut store = LazyReader::new(self.database.path());
                 handler(QueryCx { store: &mut store, snapshot, call }, Some(&raw))?
             }
             Run::Store(handler) => {
                 let written = self.database.write(|db| handler(StoreCx { db, snapshot, call }, Some(&raw)));
-                let Done { answer, facts } = written.map_err(|error: StoreError| RpcError::from(error))?;
-                self.facts = facts;
-                answer.expect("a write answers")
+                written.map_err(|error: StoreError| RpcError::from(error))?
             }
             Run::Loop(_) => panic!("{name} needs the loop"),
         };
-        Ok(serde_json::from_slice(&answer.0).unwrap())
+        self.facts = facts;
+        Ok(serde_json::from_slice(&answer.expect("it answers at once").0).unwrap())
     }
 
     #[track_caller]
