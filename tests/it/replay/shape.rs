@@ -11,6 +11,9 @@ const DEPTH_MAX: usize = 9;
 /// Longest string that can be a literal.
 const LITERAL_CHARS_MAX: usize = 64;
 
+/// Most further paths that a difference names.
+const PATHS_SHOWN_MAX: usize = 40;
+
 /// Field names below which every key is data.
 const DYNAMIC_PARENTS: [&str; 13] = [
     "channels",
@@ -120,24 +123,29 @@ impl Shape {
         }
     }
 
-    /// The first required path that is missing or of another type.
+    /// The first required path that is missing or of another type, and the names of those after it.
     pub(super) fn differs(&self, expected: &Map<String, Value>) -> Option<Difference> {
-        for (path, types) in expected {
-            let types = types.as_str().expect("a recorded shape is made of strings");
-            let (types, optional) = types.strip_suffix('?').map_or((types, false), |types| (types, true));
-            let Some(actual) = self.types.get(path) else {
-                if optional {
-                    continue;
-                }
-                return Some(Difference::new(path, "missing"));
-            };
-            let other: Vec<&str> =
-                actual.iter().copied().filter(|kind| !types.split('|').any(|t| t == *kind)).collect();
-            if !other.is_empty() {
-                return Some(Difference::new(path, format!("type {}, expected {types}", other.join("|"))));
-            }
+        let mut found = expected.iter().filter_map(|(path, types)| self.differs_at(path, types));
+        let mut first = found.next()?;
+        let others: Vec<String> = found.map(|other| other.path).collect();
+        if !others.is_empty() {
+            let shown = others.iter().take(PATHS_SHOWN_MAX).cloned().collect::<Vec<_>>().join(", ");
+            first.why = format!("{} (and {} more: {shown})", first.why, others.len());
         }
-        None
+        Some(first)
+    }
+
+    fn differs_at(&self, path: &str, types: &Value) -> Option<Difference> {
+        let types = types.as_str().expect("a recorded shape is made of strings");
+        let (types, optional) = types.strip_suffix('?').map_or((types, false), |types| (types, true));
+        let Some(actual) = self.types.get(path) else {
+            return (!optional).then(|| Difference::new(path, "missing"));
+        };
+        let other: Vec<&str> = actual.iter().copied().filter(|kind| !types.split('|').any(|t| t == *kind)).collect();
+        if other.is_empty() {
+            return None;
+        }
+        Some(Difference::new(path, format!("type {}, expected {types}", other.join("|"))))
     }
 
     /// The first recorded value that is another one here.
