@@ -86,7 +86,6 @@ mod tests {
             reasoning,
             input: Vec::new(),
             context_window: None,
-            max_tokens: None,
         };
         assert_eq!(levels(Some("p"), Some("m"), Some(&model(false))), ["off"]);
         assert_eq!(levels(Some("p"), Some("m"), Some(&model(true))).last(), Some(&"high"));

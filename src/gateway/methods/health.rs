@@ -41,7 +41,9 @@ fn status(cx: QueryCx<'_>, _params: Loose) -> Result<Value, RpcError> {
     let path = format!("{}/{}", snapshot.state_dir, crate::store::dir::DATABASE_FILE);
     let shown_path = if is_admin { path.as_str() } else { "" };
     let recent_of = |agent: Option<&str>| -> Result<(u64, Vec<Value>), RpcError> {
-        let filter = SessionFilter { agent_id: agent.map(str::to_owned), ..SessionFilter::default() };
+        // What belongs to no conversation is no session to a reader of a status.
+        let kinds_excluded = vec!["global".to_owned(), "unknown".to_owned()];
+        let filter = SessionFilter { agent_id: agent.map(str::to_owned), kinds_excluded, ..SessionFilter::default() };
         let page = db.session_list(&filter, 0, STATUS_SESSIONS)?;
         let list = page.sessions.iter().map(|row| crate::sessions::row::status_line(row, &rows, call.now_ms));
         Ok((db.session_count(&filter)?, if is_admin { list.collect() } else { Vec::new() }))
