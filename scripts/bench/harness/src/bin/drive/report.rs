@@ -171,7 +171,7 @@ pub fn table(machine: &Value, measured: &[Measured]) -> String {
         row("  bare echo, same sizes", &|m| latency(m, &|l| us(&l.echo_us)));
         row("  times the echo's median", &|m| latency(m, &|l| number(l.ratio.median())));
         let load = |m: &Measured, say: &dyn Fn(&Load) -> String| known(m.load(method), say);
-        row(&format!("{method}, 16 clients of depth 16"), &|m| load(m, &|l| rate(&l.gateway_per_s)));
+        row(&format!("{method}, 16 clients of depth 12"), &|m| load(m, &|l| rate(&l.gateway_per_s)));
         row("  bare echo, same sizes", &|m| load(m, &|l| rate(&l.echo_per_s)));
         row("  processor time: gateway, echo", &|m| {
             load(m, &|l| format!("{}, {} µs", number(l.gateway_cpu_us.median()), number(l.echo_cpu_us.median())))
