@@ -308,7 +308,10 @@ fn started(gateway: &mut Gateway, now: Now, _conn: ConnId, _request: &HttpReques
 }
 
 fn status(gateway: &mut Gateway, now: Now, conn: ConnId, request: &HttpRequest) -> Option<HttpResponse> {
-    call_over_http(gateway, now, conn, request, Value::Null, "status", None)
+    match gateway.http_caller(now, conn, request) {
+        Ok(caller) => call_over_http(gateway, now, &caller, Value::Null, "status", None),
+        Err(response) => Some(response),
+    }
 }
 
 /// What is measured, for Prometheus.
@@ -329,6 +332,11 @@ fn methods(gateway: &mut Gateway, now: Now, conn: ConnId, request: &HttpRequest)
 }
 
 fn rpc(gateway: &mut Gateway, now: Now, conn: ConnId, request: &HttpRequest) -> Option<HttpResponse> {
+    // Who cannot sign in learns nothing of how a body is read.
+    let caller = match gateway.http_caller(now, conn, request) {
+        Ok(caller) => caller,
+        Err(response) => return Some(response),
+    };
     let body: Value = match serde_json::from_slice(&request.body) {
         Ok(Value::Object(body)) => Value::Object(body),
         _ => return Some(error_json(400, "invalid_request_error", "the body must be a JSON object")),
@@ -338,24 +346,20 @@ fn rpc(gateway: &mut Gateway, now: Now, conn: ConnId, request: &HttpRequest) -> 
         return Some(error_json(400, "invalid_request_error", "the body needs a method"));
     };
     let params = body.get("params").map(Value::to_string);
-    call_over_http(gateway, now, conn, request, id, method, params.as_deref())
+    call_over_http(gateway, now, &caller, id, method, params.as_deref())
 }
 
 fn call_over_http(
     gateway: &mut Gateway,
     now: Now,
-    conn: ConnId,
-    request: &HttpRequest,
+    caller: &Arc<Caller>,
     id: Value,
     method: &str,
     params: Option<&str>,
 ) -> Option<HttpResponse> {
-    let caller = match gateway.http_caller(now, conn, request) {
-        Ok(caller) => caller,
-        Err(response) => return Some(response),
-    };
+    let conn = caller.conn;
     gateway.http_calls.insert(conn, HttpCall::Rpc { id: id.clone() });
-    match gateway.call(now, &caller, "rpc", method, params) {
+    match gateway.call(now, caller, "rpc", method, params) {
         Ok(None) => None,
         Ok(Some(json)) => {
             gateway.http_calls.remove(&conn);

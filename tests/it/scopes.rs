@@ -125,7 +125,6 @@ fn every_cell_of_the_protocol_3_matrix_holds() {
 }
 
 #[test]
-#[ignore = "waits for update.status to need operator.admin"]
 fn every_cell_of_the_protocol_4_matrix_holds() {
     check(Proto::V4);
 }

@@ -22,7 +22,7 @@ crate::methods! {
     "last-heartbeat",          Both,  need::READ,  need::READ,  Loop  last_heartbeat;
     "set-heartbeats",          Both,  need::ADMIN, need::ADMIN, Store set_heartbeats;
     "system.info",             V4,    need::READ,  need::READ,  Query info;
-    "update.status",           V4,    need::ADMIN, need::READ,  Loop  update_status;
+    "update.status",           V4,    need::ADMIN, need::ADMIN, Loop  update_status;
     "gateway.restart.preflight", V4,  need::READ,  need::READ,  Loop  restart_preflight;
     "gateway.identity.get",    V4,    need::READ,  need::READ,  Loop  identity;
     "diagnostics.lanes",       V4,    need::READ,  need::READ,  Loop  lanes;
