@@ -69,6 +69,9 @@ pub fn accept(
             return Ok(Accepted::Before { run_id: first.run_id, was_blocked: row.state == InboxState::Quarantined });
         }
     };
+    if message.source == Source::Chat && may_not_send(db, message)? {
+        return Err(RpcError::invalid("send blocked by session policy").into());
+    }
     db.decision_record(&NewDecision {
         at_ms: now_ms,
         request_id: message.run_id.clone(),
@@ -102,6 +105,12 @@ pub fn accept(
             metadata,
             idempotency_key: Some(&idempotency_key),
             extra: &[],
+            route: message.channel.as_deref().map(|channel| transcript::Route {
+                channel,
+                to: message.to.as_deref(),
+                account_id: message.account_id.as_deref(),
+                thread_id: message.thread_id.as_deref(),
+            }),
         },
         now_ms,
     )?;
@@ -112,6 +121,12 @@ pub fn accept(
         db.idempotency_finish(&key, Err(&response.to_string()), now_ms)?;
     }
     Ok(Accepted::New(Box::new(Stored { added: Some(added), run_error: Some(run_error.to_owned()) })))
+}
+
+/// Whether the session's own policy refuses what clients send to it (SES-53). A refused message is not kept.
+fn may_not_send(db: &Db<'_>, message: &Message) -> Result<bool, StoreError> {
+    let session = db.session(message.session.as_str())?;
+    Ok(session.is_some_and(|session| session.entry.get("sendPolicy").is_some_and(|policy| policy == "deny")))
 }
 
 fn stored_action(action: Action) -> StoredAction {

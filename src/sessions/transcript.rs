@@ -22,7 +22,25 @@ pub struct New<'a> {
     pub idempotency_key: Option<&'a str>,
     /// Further fields of the message.
     pub extra: &'a [(&'a str, Value)],
+    /// Where it came from, and so where an answer goes; `None` changes nothing.
+    pub route: Option<Route<'a>>,
 }
+
+/// Where a message came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Route<'a> {
+    /// The channel.
+    pub channel: &'a str,
+    /// Who is at the other end.
+    pub to: Option<&'a str>,
+    /// The account of ours.
+    pub account_id: Option<&'a str>,
+    /// The thread.
+    pub thread_id: Option<&'a str>,
+}
+
+/// The channel of people who talk over this gateway's own clients.
+pub const WEBCHAT: &str = "webchat";
 
 /// A message that was added, and the session it was added to.
 #[derive(Debug)]
@@ -81,7 +99,7 @@ pub fn add(db: &Db<'_>, key: &SessionKey, new: &New<'_>, now_ms: i64) -> Result<
         at_ms: now_ms,
         message: &message.to_string(),
     })?;
-    let session = if appended.existed { session } else { heard(db, key, session, new.role, now_ms)? };
+    let session = if appended.existed { session } else { heard(db, key, session, new, now_ms)? };
     number(&mut message, appended.seq);
     Ok(Added {
         session,
@@ -100,22 +118,55 @@ pub fn number(message: &mut Value, seq: u64) {
     }
 }
 
-/// Notes when the session last heard something, for what is unread and for lists sorted by it.
+/// Notes when the session last heard something, for what is unread and for lists sorted by it, and from where.
 fn heard(
     db: &Db<'_>,
     key: &SessionKey,
     session: SessionRow,
-    role: &str,
+    new: &New<'_>,
     now_ms: i64,
 ) -> Result<SessionRow, StoreError> {
     let updated = db.session_update::<StoreError>(key.as_str(), now_ms, |session| {
         session.entry.insert("lastActivityAt".to_owned(), json!(now_ms));
-        if role == "user" {
+        if new.role == "user" {
             session.entry.insert("lastInteractionAt".to_owned(), json!(now_ms));
+        }
+        if let Some(route) = &new.route {
+            answer_to(session, key, route);
         }
         Ok(())
     })?;
     Ok(updated.unwrap_or(session))
+}
+
+/// Sends answers where the last message came from. Somebody who looks in from one of our own clients does not take a
+/// conversation away from the service it is held on.
+fn answer_to(session: &mut SessionRow, key: &SessionKey, route: &Route<'_>) {
+    let elsewhere = session.channel.as_deref().is_some_and(|channel| channel != WEBCHAT);
+    if route.channel == WEBCHAT && elsewhere {
+        return;
+    }
+    let same = session.channel.as_deref() == Some(route.channel);
+    for (kept, new) in [
+        (&mut session.peer, route.to),
+        (&mut session.account_id, route.account_id),
+        (&mut session.thread_id, route.thread_id),
+    ] {
+        // What a message on the same channel does not say is as it was.
+        if new.is_some() || !same {
+            *kept = new.map(str::to_owned);
+        }
+    }
+    session.channel = Some(route.channel.to_owned());
+    let chat_type = if key.kind() == "group" { "group" } else { "direct" };
+    let mut origin = json!({ "provider": route.channel, "surface": route.channel, "chatType": chat_type });
+    for (name, value) in [("to", &session.peer), ("accountId", &session.account_id), ("threadId", &session.thread_id)] {
+        if let Some(value) = value {
+            origin[name] = json!(value);
+        }
+    }
+    session.entry.insert("origin".to_owned(), origin);
+    session.entry.insert("chatType".to_owned(), json!(chat_type));
 }
 
 /// What made a session, by its key, in the words of protocol 4.

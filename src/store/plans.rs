@@ -47,6 +47,7 @@ fn session_lists_are_read_in_order_from_an_index() {
         (SessionFilter { active_since_ms: Some(1), ..any() }, "sessions_updated (updated_ms>?)"),
         (SessionFilter { search: text(), ..any() }, "sessions_updated"),
         (SessionFilter { kinds_excluded: vec![String::from("global")], ..any() }, "sessions_updated"),
+        (SessionFilter { archived: Some(false), ..any() }, "sessions_updated"),
         (SessionFilter { agent_id: text(), ..any() }, "sessions_agent (agent_id=?)"),
         (SessionFilter { channel: text(), ..any() }, "sessions_channel (channel=?)"),
         (SessionFilter { peer: text(), ..any() }, "sessions_peer (peer=?)"),

@@ -6,6 +6,8 @@ mod harness;
 mod replay;
 // What people do with the gateway.
 mod stories;
+// Sessions, as several clients see them at once.
+mod sessions;
 // The matrix of method and scope.
 mod scopes;
 // The published advisories, each under its id.

@@ -306,6 +306,7 @@ fn inject(cx: StoreCx<'_>, params: InjectParams) -> Result<(Value, Vec<Fact>), S
             ("stopReason", json!("injected")),
             ("usage", zero),
         ],
+        route: None,
     };
     let added = transcript::add(cx.db, &key, &new, cx.call.now_ms)?;
     let shown = row::wire_v4(&added.session, &row::Context::of(&cx.snapshot.config), cx.call.now_ms);

@@ -12,7 +12,7 @@ use crate::protocol::version::Protocol;
 use crate::sessions::resolve::{Found, Selector};
 use crate::sessions::{history, list as beside, preview as previews, resolve as resolving, row};
 use crate::store::db::Queries;
-use crate::store::sessions::{SESSION_LIST_ROWS_MAX, SessionFilter, SessionOrder, SessionRow};
+use crate::store::sessions::{SESSION_LIST_ROWS_MAX, SessionFilter, SessionOrder, SessionPage, SessionRow};
 
 /// Sessions listed when nothing is said: what each protocol's own gateways would, protocol 3 bounded (SES-25).
 const LIST_ROWS_V3: usize = 200;
@@ -198,11 +198,16 @@ pub(super) fn listed(db: &Queries, snapshot: &Snapshot, call: &Call, params: &Li
     let offset = params.offset.map_or(0, |offset| offset.0 as usize);
     let (page, n_total) = match params.filter(snapshot, call.now_ms) {
         Some(filter) => db.snapshot(|db| {
-            Ok::<_, RpcError>((Some(db.session_list(&filter, offset, limit)?), db.session_count(&filter)?))
+            let page = db.session_list(&filter, offset, limit)?;
+            let n_seen = (offset + page.sessions.len()) as u64;
+            // The end of the list says how long it is; otherwise every session is looked at once more.
+            let is_end = !page.has_more && (offset == 0 || !page.sessions.is_empty());
+            let n_total = if is_end || protocol == Protocol::V3 { n_seen } else { db.session_count(&filter)? };
+            Ok::<_, RpcError>((page, n_total))
         })?,
-        None => (None, 0),
+        None => (SessionPage { sessions: Vec::new(), has_more: false }, 0),
     };
-    let (sessions, has_more) = page.map_or((Vec::new(), false), |page| (page.sessions, page.has_more));
+    let SessionPage { sessions, has_more } = page;
     let rows = sessions
         .iter()
         .map(|session| {

@@ -117,6 +117,7 @@ impl World {
                     metadata: json!({}),
                     idempotency_key: None,
                     extra: &[],
+                    route: None,
                 };
                 transcript::add(db, &key, &new, now_ms)
             })
@@ -211,6 +212,9 @@ fn a_list_is_read_page_by_page() {
     assert_eq!(world.keys(V4, json!({ "limit": 2, "offset": 2 })), ["k2", "k1"]);
     let last = world.ok(V4, "sessions.list", json!({ "limit": 2, "offset": 4 }));
     assert_eq!((&last["count"], &last["hasMore"], &last["nextOffset"]), (&json!(1), &json!(false), &Value::Null));
+    let beyond = world.ok(V4, "sessions.list", json!({ "offset": 9 }));
+    assert_eq!((&beyond["count"], &beyond["totalCount"], &beyond["hasMore"]), (&json!(0), &json!(5), &json!(false)));
+    assert_eq!(last["totalCount"], 5);
     assert_eq!(world.ok(V4, "sessions.list", json!({ "limit": 99_999 }))["limitApplied"], 1000);
     assert_eq!(world.ok(V4, "sessions.list", json!({}))["limitApplied"], 100);
     let v3 = world.ok(V3, "sessions.list", json!({}));
