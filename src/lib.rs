@@ -6,6 +6,7 @@ pub mod runtime;
 pub mod config;
 pub mod store;
 
+pub mod agent;
 pub mod defender;
 
 pub mod intake;

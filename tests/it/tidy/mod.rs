@@ -13,9 +13,14 @@ use regex::Regex;
 /// Which rooms a room may import, from the top down; every other import is refused. This table is the one place: the
 /// picture in `ARCHITECTURE.md` follows it.
 const EDGES: &[(&str, &[&str])] = &[
-    ("cli", &["net", "gateway", "intake", "sessions", "ui", "defender", "store", "config", "protocol", "runtime"]),
-    ("net", &["gateway", "store", "config", "protocol", "runtime"]),
-    ("gateway", &["intake", "sessions", "ui", "defender", "store", "config", "protocol", "runtime"]),
+    (
+        "cli",
+        &["net", "gateway", "agent", "intake", "sessions", "ui", "defender", "store", "config", "protocol", "runtime"],
+    ),
+    ("net", &["gateway", "agent", "store", "config", "protocol", "runtime"]),
+    ("gateway", &["agent", "intake", "sessions", "ui", "defender", "store", "config", "protocol", "runtime"]),
+    // A run is a function of its session's transcript.
+    ("agent", &["sessions", "defender", "store", "config", "protocol", "runtime"]),
     // Accepting a message writes it into its session's transcript in the same transaction.
     ("intake", &["sessions", "defender", "store", "config", "protocol", "runtime"]),
     ("sessions", &["defender", "store", "config", "protocol", "runtime"]),
@@ -34,6 +39,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("tiny_http", &["net"]),
     ("signal_hook", &["net"]),
     ("tungstenite", &["net", "cli"]),
+    ("ureq", &["agent"]),
     ("rusqlite", &["store"]),
     ("toml_edit", &["config"]),
     ("lexopt", &["cli"]),

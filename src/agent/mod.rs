@@ -1,0 +1,16 @@
+//! Agents: what a run is, and how a model comes to answer.
+//!
+//! A *run* is one answer to what was said in a session. It happens on a thread of its own (`run-N`), reads the
+//! session's transcript, asks a model, calls tools and asks again, until the model has nothing more to do. What it has
+//! done is written to the transcript step by step before it goes on, so a run is a function of its transcript: one that
+//! was killed is run again and continues from what is written.
+//!
+//! Read in this order: [`talk`] (what passes between an agent and a model), [`run`] (a run's input, its way of speaking
+//! to the rest of the program, and its end).
+//!
+//! **Invariant:** nothing here knows of connections or clients; a run tells what happens through [`run::Host`].
+//! **Invariant:** one run has one end.
+
+pub mod run;
+pub mod stop;
+pub mod talk;

@@ -1,0 +1,204 @@
+//! A run: its input, its way of speaking to the rest of the program, and its end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use super::stop::{Stop, Why};
+use super::talk::{Attempt, Failure, Part, Said, Thinking, Usage};
+use crate::config::load::Loaded;
+use crate::defender::rules::Rules;
+use crate::protocol::session_key::SessionKey;
+use crate::store::StoreError;
+use crate::store::db::Queries;
+
+/// Everything a run starts with. The message it answers is the newest of the user's in the transcript.
+#[derive(Debug, Clone)]
+pub struct RunInput {
+    /// Names it, for its clients and for good.
+    pub run_id: String,
+    /// The session it is in.
+    pub session: SessionKey,
+    /// The configuration in force when it began.
+    pub config: Arc<Loaded>,
+    /// The defender's rules in force when it began.
+    pub rules: Arc<Rules>,
+    /// What its caller asks for beyond what the session says.
+    pub ask: Ask,
+    /// How often it was begun: above 1 it is continued after a restart.
+    pub attempt: u32,
+}
+
+/// What a caller asks for, for one run.
+#[derive(Debug, Clone, Default)]
+pub struct Ask {
+    /// How much to think; `None`: as the session says.
+    pub thinking: Option<Thinking>,
+    /// A model, as `provider/model`; `None`: the session's, else the agent's.
+    pub model: Option<String>,
+    /// Further instructions, at most [`EXTRA_SYSTEM_CHARS_MAX`] characters.
+    pub extra_system: Option<String>,
+    /// How long it may take in all; `None`: as configured.
+    pub timeout: Option<Duration>,
+    /// Pictures that came with the message.
+    pub images: Vec<Part>,
+    /// Further fields of the request to the model, in the words of OpenAI's chat completions.
+    pub params: Map<String, Value>,
+    /// Tools of the caller (HTTP face): a call of one ends the run with it.
+    pub client_tools: Vec<super::talk::ToolSpec>,
+}
+
+/// Longest further instructions in characters (SES-87).
+pub const EXTRA_SYSTEM_CHARS_MAX: usize = 8192;
+
+/// What a run may do to the rest of the program. Everything else it does, it does to itself.
+pub trait Host {
+    /// The wall clock, in milliseconds since 1970.
+    fn now_ms(&self) -> i64;
+    /// Where it is told to stop.
+    fn stop(&self) -> &Stop;
+    /// Reads what is committed.
+    ///
+    /// # Errors
+    /// The store's, when it cannot be opened.
+    fn store(&mut self) -> Result<&Queries, StoreError>;
+    /// Tells what happens. Waits while the loop is far behind, and is otherwise cheap.
+    fn tell(&mut self, event: RunEvent);
+    /// Adds messages to the transcript; when it returns they are on disk. Each has its idempotency key, so that a step
+    /// that is done again adds nothing.
+    ///
+    /// # Errors
+    /// The store's; nothing was added then.
+    fn record(&mut self, messages: Vec<Record>) -> Result<(), StoreError>;
+    /// Messages for this run that came since it was last asked (mode `steer`): they are in the transcript already,
+    /// oldest first.
+    fn steered(&mut self) -> Vec<String>;
+}
+
+/// A message of a run for the transcript, as it is stored.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Record {
+    /// `assistant`, `toolResult`, …
+    pub role: &'static str,
+    /// Content blocks.
+    pub content: Value,
+    /// Further fields of the message: `provider`, `model`, `usage`, `stopReason`, `toolCallId`, ….
+    pub extra: Vec<(&'static str, Value)>,
+    /// `RUNID:step:N`, …
+    pub idempotency_key: String,
+}
+
+/// What happens in a run while it goes on.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RunEvent {
+    /// It began to do something that takes a while, in protocol 4's words (`preparing_context`, `starting_model`, …).
+    Phase(&'static str),
+    /// A model is asked.
+    Model {
+        /// The provider's id.
+        provider: String,
+        /// The model's id.
+        model: String,
+    },
+    /// A model failed and the next is asked.
+    Fallback {
+        /// Who failed.
+        from: Attempt,
+        /// Who is asked next, as `provider/model`.
+        to: String,
+    },
+    /// More words for the reader.
+    Text(String),
+    /// More words of the model for itself.
+    Thinking(String),
+    /// What was said since the last tool call counts no more: the model is asked again and begins anew.
+    Restart,
+    /// A tool is called.
+    ToolStart {
+        /// The call.
+        id: String,
+        /// The tool.
+        name: String,
+        /// What it is called with.
+        arguments: Value,
+    },
+    /// A tool answered.
+    ToolEnd {
+        /// The call.
+        id: String,
+        /// The tool.
+        name: String,
+        /// What it said.
+        text: String,
+        /// Whether it failed.
+        is_error: bool,
+    },
+    /// The transcript is being shortened.
+    CompactionStart,
+    /// The transcript is shorter.
+    CompactionEnd {
+        /// Whether the model is asked again because of it.
+        will_retry: bool,
+    },
+    /// Tokens so far.
+    Usage(Usage),
+}
+
+/// How a run ended. Exactly one for each run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunEnd {
+    /// What came of it.
+    pub outcome: Outcome,
+    /// Tokens of all models it asked.
+    pub usage: Usage,
+    /// Who was asked, in order.
+    pub attempts: Vec<Attempt>,
+    /// How many tools were called.
+    pub tool_calls: u32,
+    /// How often a model was asked.
+    pub steps: u32,
+    /// When it began and ended, in milliseconds since 1970.
+    pub began_ms: i64,
+    /// When it ended.
+    pub ended_ms: i64,
+}
+
+/// What came of a run.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// The model said what it had to say. It is not yet in the transcript: whoever gets this writes it there.
+    Replied(Box<Reply>),
+    /// It was stopped.
+    Stopped {
+        /// Why.
+        why: Why,
+        /// What the model had said since the last tool call.
+        partial: String,
+    },
+    /// No model gave an answer.
+    Failed(Failure),
+}
+
+/// A model's last words.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reply {
+    /// What it said, in order.
+    pub said: Vec<Said>,
+    /// The words for the reader, without reply tags; empty when it chose silence (`NO_REPLY`).
+    pub text: String,
+    /// Whether nobody is to be sent anything.
+    pub is_silent: bool,
+    /// Who said it: the provider's id,
+    pub provider: String,
+    /// the model's,
+    pub model: String,
+    /// and which API it speaks.
+    pub api: &'static str,
+    /// Why it ended.
+    pub stop: super::talk::StopReason,
+    /// Tokens of the last answer alone: how full the context is.
+    pub usage: Usage,
+    /// The message it is stored as.
+    pub record: Record,
+}

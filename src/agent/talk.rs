@@ -1,0 +1,295 @@
+//! What passes between an agent and a model, whoever offers it. Each wire format is made from these and read into these.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+/// Everything a model is asked with.
+#[derive(Debug, Clone, Default)]
+pub struct Prompt {
+    /// Who the agent is and what it knows; empty: nothing.
+    pub system: String,
+    /// What was said, oldest first. Begins with a user's message; every tool call is followed by its result.
+    pub messages: Vec<Message>,
+    /// What the model may call; names are unique.
+    pub tools: Vec<ToolSpec>,
+    /// How much it is to think.
+    pub thinking: Thinking,
+    /// Longest answer in tokens; `None`: the model's own limit.
+    pub max_output_tokens: Option<u64>,
+    /// Further fields of the request (`temperature`, `top_p`, `stop`, …) in the words of OpenAI's chat completions.
+    pub params: Map<String, Value>,
+    /// Names the conversation, for providers that keep a cache for each.
+    pub conversation: String,
+}
+
+/// One thing that was said.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Message {
+    /// By a person.
+    User(Vec<Part>),
+    /// By the model.
+    Assistant(Vec<Said>),
+    /// What a tool answered.
+    Tool(ToolResult),
+}
+
+/// A part of what a person or a tool says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Part {
+    /// Words.
+    Text(String),
+    /// A picture.
+    Image {
+        /// `image/png`, …
+        mime: String,
+        /// Its bytes in base64.
+        base64: Arc<str>,
+    },
+}
+
+/// A part of what a model says, in the order it was said.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Said {
+    /// Words for the reader.
+    Text(String),
+    /// Words for itself.
+    Thinking {
+        /// The words; may be empty where a provider keeps them to itself.
+        text: String,
+        /// What the provider wants back unchanged with the next request.
+        signature: Option<String>,
+    },
+    /// A wish to call a tool.
+    Call(ToolCall),
+}
+
+/// A wish to call a tool.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ToolCall {
+    /// Unique within the conversation; the provider's, or made where it gives none.
+    pub id: String,
+    /// The tool.
+    pub name: String,
+    /// An object. What a model sent that is none is kept under `_raw`, for the tool to refuse.
+    pub arguments: Value,
+}
+
+/// What a tool answered.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ToolResult {
+    /// The call's id.
+    pub call_id: String,
+    /// The tool.
+    pub name: String,
+    /// What it says.
+    pub content: Vec<Part>,
+    /// Whether it failed.
+    pub is_error: bool,
+}
+
+/// A tool as a model is told of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ToolSpec {
+    /// `[a-zA-Z0-9_-]{1,64}`.
+    pub name: String,
+    /// What it is for.
+    pub description: String,
+    /// JSON schema of its arguments: an object.
+    pub parameters: Value,
+}
+
+/// How much a model is to think before it answers (`thinkingLevel` of a session).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Thinking {
+    /// Not at all.
+    #[default]
+    Off,
+    /// As little as it can.
+    Minimal,
+    /// A little.
+    Low,
+    /// Some.
+    Medium,
+    /// Much.
+    High,
+    /// As much as it can.
+    Xhigh,
+}
+
+/// A model's whole answer to one prompt.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// What it said, in order; texts that follow each other are joined.
+    pub said: Vec<Said>,
+    /// Why it ended.
+    pub stop: StopReason,
+    /// What it cost in tokens, as the provider counts.
+    pub usage: Usage,
+    /// The provider's id of the answer.
+    pub response_id: Option<String>,
+}
+
+impl Answer {
+    /// The words for the reader.
+    pub fn text(&self) -> String {
+        let texts = self.said.iter().filter_map(|said| match said {
+            Said::Text(text) => Some(text.as_str()),
+            _ => None,
+        });
+        texts.collect()
+    }
+
+    /// The tools it wishes to call, in order.
+    pub fn calls(&self) -> impl Iterator<Item = &ToolCall> {
+        self.said.iter().filter_map(|said| match said {
+            Said::Call(call) => Some(call),
+            _ => None,
+        })
+    }
+}
+
+/// Why a model ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopReason {
+    /// It had said everything.
+    Stop,
+    /// Its answer reached the limit.
+    Length,
+    /// It wants tools called.
+    ToolUse,
+}
+
+impl StopReason {
+    /// The word in transcripts.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            StopReason::Stop => "stop",
+            StopReason::Length => "length",
+            StopReason::ToolUse => "toolUse",
+        }
+    }
+}
+
+/// Tokens. `input` leaves out what came from a cache.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Read anew.
+    pub input: u64,
+    /// Written, thinking included.
+    pub output: u64,
+    /// Read from the provider's cache.
+    pub cache_read: u64,
+    /// Written to the provider's cache.
+    pub cache_write: u64,
+}
+
+impl Usage {
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.input + self.output + self.cache_read + self.cache_write
+    }
+
+    /// Both together.
+    pub fn plus(&self, other: &Usage) -> Usage {
+        Usage {
+            input: self.input + other.input,
+            output: self.output + other.output,
+            cache_read: self.cache_read + other.cache_read,
+            cache_write: self.cache_write + other.cache_write,
+        }
+    }
+}
+
+/// A piece of an answer while it is being given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Piece<'a> {
+    /// Words for the reader.
+    Text(&'a str),
+    /// Words for itself.
+    Thinking(&'a str),
+}
+
+/// Who was asked, and what came of it (MODEL-52).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    /// The provider's id.
+    pub provider: String,
+    /// The model's id.
+    pub model: String,
+    /// The auth profile's id, where one was used.
+    pub profile: Option<String>,
+    /// What came of it.
+    pub outcome: AttemptOutcome,
+}
+
+/// What came of asking.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AttemptOutcome {
+    /// It answered.
+    Ok,
+    /// It was not asked, for this reason: `profile_cooldown`, `profile_disabled`, …
+    Skipped(&'static str),
+    /// It failed.
+    Error(Failure),
+}
+
+/// Why a model gave no answer. `message` is for people and holds no secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// What kind of failure.
+    pub kind: FailureKind,
+    /// What happened, and with whom.
+    pub message: String,
+    /// HTTP status, where there was one.
+    pub status: Option<u16>,
+    /// When the provider asks to be left alone until, in milliseconds from the failure.
+    pub retry_after_ms: Option<u64>,
+}
+
+/// Kinds of failure; what is done about it depends on this alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FailureKind {
+    /// The key is refused, missing or out of date: another profile, then another model.
+    Auth,
+    /// Too many requests: another profile, then another model.
+    RateLimit,
+    /// No money left: another profile, then another model.
+    Billing,
+    /// No byte came for too long, or the answer took too long in all.
+    Timeout,
+    /// The provider failed, is overloaded, or could not be reached; or cut the answer off.
+    Unavailable,
+    /// The model does not exist there.
+    NotFound,
+    /// The provider did not understand the request, or we not its answer.
+    Format,
+    /// The prompt is longer than the model reads: shorten it.
+    ContextLength,
+    /// The provider refuses to answer this prompt: nobody else is asked.
+    Refusal,
+    /// The run was stopped.
+    Stopped,
+    /// No model is configured, or none that may be used.
+    NoModel,
+}
+
+impl FailureKind {
+    /// The reason in attempt traces (MODEL-52).
+    pub fn as_str(self) -> &'static str {
+        match self {
+            FailureKind::Auth => "auth",
+            FailureKind::RateLimit => "rate_limit",
+            FailureKind::Billing => "billing",
+            FailureKind::Timeout => "timeout",
+            FailureKind::Unavailable => "unavailable",
+            FailureKind::NotFound => "model_not_found",
+            FailureKind::Format => "format",
+            FailureKind::ContextLength => "context_length",
+            FailureKind::Refusal => "refusal",
+            FailureKind::Stopped => "stopped",
+            FailureKind::NoModel => "no_model",
+        }
+    }
+}
