@@ -6,7 +6,8 @@ use serde_json::json;
 
 use super::clients::Caller;
 use super::table::{self, Answer, Call, Method, Need, QueryCx, Run, StoreCx};
-use super::{Effect, Gateway, Job, Lane, Origin, Report, Work};
+
+use super::{Effect, Gateway, Job, Lane, Origin, Report, Work, unbuilt};
 use crate::protocol::ConnId;
 use crate::protocol::close;
 use crate::protocol::error::{ErrorCode, RpcError};
@@ -59,7 +60,7 @@ impl Gateway {
     ) -> Result<Option<Json>, RpcError> {
         let method = table::find(name);
         metrics::RPC_REQUESTS.increment(method.map_or(UNKNOWN, |method| method.name));
-        if let Err(error) = authorize(method, caller, params) {
+        if let Err(error) = authorize(need(name, method, caller.protocol), caller, params) {
             self.count_role_refusal(caller, &error);
             return Err(error);
         }
@@ -179,14 +180,20 @@ impl Gateway {
     }
 }
 
-/// Whether `caller` may call `method` with these parameters; the one place that decides.
+/// What calling `name` asks for: what its row says, else what the released gateways ask for it.
+///
+/// A method nobody knows asks for `operator.admin`, so only an administrator learns that it does not exist.
+pub fn need(name: &str, method: Option<&Method>, protocol: Protocol) -> Need {
+    let known = method.map(|method| method.need(protocol)).or_else(|| unbuilt::need(name, protocol));
+    known.unwrap_or(Need::Scope(Scope::Admin))
+}
+
+/// Whether `caller` has what a call with these parameters needs; the one place that decides.
 ///
 /// # Errors
-/// The refusal, in upstream's words. A method nobody knows asks for `operator.admin`, so only an administrator learns
-/// that it does not exist.
-pub fn authorize(method: Option<&Method>, caller: &Caller, params: Option<&str>) -> Result<(), RpcError> {
+/// The refusal, in upstream's words.
+pub fn authorize(need: Need, caller: &Caller, params: Option<&str>) -> Result<(), RpcError> {
     let protocol = caller.protocol;
-    let need = method.map_or(Need::Scope(Scope::Admin), |method| method.need(protocol));
     let wrong_role = || Err(RpcError::invalid(format!("unauthorized role: {}", caller.role.as_str())));
     let (asked, enough) = match (need, caller.role) {
         (Need::Anyone, _) | (Need::Node, Role::Node) | (Need::Operator, Role::Operator) => return Ok(()),

@@ -37,6 +37,7 @@ pub mod routes;
 #[cfg(test)]
 mod simulation;
 pub mod table;
+pub mod unbuilt;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;

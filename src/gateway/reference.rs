@@ -11,8 +11,8 @@ const METHODS_HEAD: &str = "\
 # Methods and events
 
 What this build serves over WebSocket, and by `POST /rpc`. A method that is not here is not built, and
-`features.methods` does not name it: calling it answers `INVALID_REQUEST` with `unknown method: NAME`, or, to whoever has
-no `operator.admin`, that this scope is missing.
+`features.methods` does not name it: calling it answers `INVALID_REQUEST` with `unknown method: NAME`, or, to whoever lacks
+the scope that the released gateways ask for it (`operator.admin`, where they do not know it either), that it is missing.
 
 - **listed on**: the protocols whose `features.methods` name it. Both can call it either way.
 - **protocol 3**, **protocol 4**: what a caller needs. `operator.admin` is enough everywhere; `operator.write` includes

@@ -76,7 +76,8 @@ impl Scope {
         SCOPES.iter().find(|(scope, _)| *scope == self).map_or("", |(_, name)| name)
     }
 
-    fn parse(name: &str) -> Option<Scope> {
+    /// The scope of this name.
+    pub fn parse(name: &str) -> Option<Scope> {
         SCOPES.iter().find(|(_, known)| *known == name).map(|(scope, _)| *scope)
     }
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use openclaw_rs::gateway::table;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -39,6 +40,8 @@ const NOT_CALLED: [&str; 6] = [
 #[serde(rename_all = "camelCase")]
 struct Row {
     name: String,
+    in_v3: bool,
+    in_v4: bool,
     role: String,
     scopes: Vec<String>,
     scopes_v3: Option<Vec<String>>,
@@ -150,4 +153,81 @@ fn a_node_may_call_nothing_of_an_operator_and_an_operator_nothing_of_a_node() {
     for row in rows().iter().filter(|row| row.role == "node" && listed.contains(&json!(row.name))) {
         assert_eq!(refusal(&ann, &row.name), "unauthorized role: operator", "{}", row.name);
     }
+}
+
+/// What `src/gateway/unbuilt.txt` must say: the contract less what is built.
+fn unbuilt() -> String {
+    let mut lines: Vec<String> = rows()
+        .iter()
+        .filter(|row| row.in_v3 || row.in_v4)
+        .filter(|row| row.name != "connect" && table::find(&row.name).is_none())
+        .map(|row| format!("{} {} {}\n", row.name, row.word(Proto::V3), row.word(Proto::V4)))
+        .collect();
+    lines.sort();
+    lines.concat()
+}
+
+impl Row {
+    /// What a protocol asks, as a word of `unbuilt.txt`; where it does not know the method, what it asks for any such.
+    fn word(&self, proto: Proto) -> String {
+        let (known, scopes) = match proto {
+            Proto::V3 => (self.in_v3, self.scopes_v3.as_deref().unwrap_or_default()),
+            Proto::V4 => (self.in_v4, self.scopes.as_slice()),
+        };
+        let short = |scope: &str| scope.strip_prefix("operator.").expect("scopes are an operator's").to_owned();
+        match (known, self.role.as_str(), scopes) {
+            (false, ..) => "admin".to_owned(),
+            (true, "node", _) => "node".to_owned(),
+            (true, "any", _) => "anyone".to_owned(),
+            (true, _, []) => "operator".to_owned(),
+            (true, _, [scope, ..]) => match &self.session_scope {
+                Some(narrower) if proto == Proto::V4 && scope != "operator.admin" => {
+                    format!("{}/{}", short(scope), short(narrower))
+                }
+                _ => short(scope),
+            },
+        }
+    }
+}
+
+#[test]
+fn the_list_of_unbuilt_methods_is_the_contract_less_the_table() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/gateway/unbuilt.txt");
+    let wanted = unbuilt();
+    if std::env::var_os("UPDATE_FIXTURES").is_some() {
+        fs::write(&path, &wanted).unwrap();
+    }
+    let stored = fs::read_to_string(&path).unwrap_or_default();
+    let differs: Vec<&str> = wanted.lines().filter(|line| !stored.lines().any(|row| row == *line)).collect();
+    assert!(stored == wanted, "stale: UPDATE_FIXTURES=1 cargo test unbuilt rewrites it; not in it: {differs:?}");
+}
+
+/// Calls of one connection in the test below: the rows of another role are counted, and close it after more than ten.
+const CALLS_PER_OPERATOR: usize = 40;
+
+#[test]
+fn an_unbuilt_method_asks_for_its_scope_before_it_says_that_it_is_unknown() {
+    let server = Server::start();
+    let mut rows = rows();
+    rows.retain(|row| (row.in_v3 || row.in_v4) && row.name != "connect" && table::find(&row.name).is_none());
+    let (mut refused, mut unknown) = (0, 0);
+    for proto in [Proto::V3, Proto::V4] {
+        for (n, some) in rows.chunks(CALLS_PER_OPERATOR).enumerate() {
+            let name = format!("reader-{n}");
+            let options = ConnectOptions::operator(&name).scopes(&["operator.read"]);
+            let reader = server.client(&name, proto, &options);
+            for row in some {
+                let word = row.word(proto);
+                let wanted = match word.split('/').next().unwrap() {
+                    "node" => "unauthorized role: operator".to_owned(),
+                    "read" | "operator" | "anyone" => format!("unknown method: {}", row.name),
+                    scope => format!("missing scope: operator.{scope}"),
+                };
+                unknown += u32::from(wanted.starts_with("unknown"));
+                refused += u32::from(wanted.starts_with("missing"));
+                assert_eq!(refusal(&reader, &row.name), wanted, "{} on {}", row.name, proto.name());
+            }
+        }
+    }
+    assert!(refused > 100 && unknown > 20, "{refused} refused, {unknown} unknown");
 }

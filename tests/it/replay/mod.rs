@@ -3,14 +3,17 @@
 //! `cargo test replay` plays the recordings on a gateway of ours, one for each protocol, judges the families of [`HELD`] (the
 //! others are played for what they leave behind: a folder makes sense only as a whole, in its order), and fails below the
 //! committed floor (`fixtures/recordings/floor.json`), whose numbers only rise. Recorded successes are counted apart
-//! from refusals: a gateway that refuses everything would match many steps.
+//! from refusals: a gateway that refuses everything would match many steps. Differences that are meant are listed with
+//! their reason (`fixtures/recordings/explained.json`) and counted apart, never as matches.
 //!
-//! Environment, for people: `REPLAY=cron,chat` or `REPLAY=all` judges other families, `REPLAY_VERBOSE=1` prints what differs,
+//! Environment, for people: `REPLAY=cron,chat` or `REPLAY=all` judges other families, `REPLAY_VERBOSE=1` prints what differs
+//! (`REPLAY_VERBOSE=all` also of methods that are not built),
 //! `REPLAY_RAISE=1` raises the floor to what was reached. With `REPLAY_URL`, `REPLAY_TOKEN` and `REPLAY_PROTOCOL`
 //! the ignored test `plays_against_another_gateway` plays against a gateway that is already running (a released one, to
 //! calibrate this replayer; `REPLAY_HIDE` names its state directory, `REPLAY_WORKSPACE` its workspace); with `REPLAY_HOLD`
 //! that is one of ours, and is held to the floor.
 
+mod explained;
 mod judge;
 mod normal;
 mod recording;
@@ -27,6 +30,7 @@ use std::time::Duration;
 use openclaw_rs::runtime::random;
 use serde_json::json;
 
+use self::explained::Explained;
 use self::judge::judge;
 use self::normal::Normal;
 use self::report::{Floor, Judged, Report};
@@ -71,8 +75,9 @@ fn plays_against_another_gateway() {
     };
     let hidden: Vec<String> = env::var("REPLAY_HIDE").unwrap_or_default().split(',').map(str::to_owned).collect();
     let workspace = env::var("REPLAY_WORKSPACE").unwrap_or_default();
-    let report = play(target, &hidden, &workspace, families().unwrap_or(Families::All));
-    println!("{}\n{}", report.table(), report.mismatches(true));
+    let explained = Explained::load();
+    let report = play(target, &hidden, &workspace, families().unwrap_or(Families::All), &explained);
+    println!("{}\n{}", report.table(), report.mismatches(true, !holds));
     assert!(!report.judged.is_empty(), "nothing was played");
     if holds {
         let standing = Floor::load().standing(&report);
@@ -103,10 +108,11 @@ fn play_against_ours(proto: Proto) {
     let hidden = [server.state_dir().to_string_lossy().into_owned()];
     let target = Target { address: server.address(), token: Server::TOKEN.to_owned(), proto, patience: OUR_PATIENCE };
     let wanted = families().unwrap_or_else(|| Families::Named(HELD.map(str::to_owned).to_vec()));
-    let report = play(target, &hidden, &folder, wanted);
+    let explained = Explained::load();
+    let report = play(target, &hidden, &folder, wanted, &explained);
     println!("{}", report.table());
-    if env::var_os("REPLAY_VERBOSE").is_some() {
-        println!("{}", report.mismatches(true));
+    if let Ok(how) = env::var("REPLAY_VERBOSE") {
+        println!("{}", report.mismatches(true, how == "all"));
     }
     let _held = FLOOR.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let mut floor = Floor::load();
@@ -116,7 +122,14 @@ fn play_against_ours(proto: Proto) {
     } else if !standing.above.is_empty() {
         println!("raise the floor (REPLAY_RAISE=1 cargo test replay):\n{}", standing.above.join("\n"));
     }
-    assert!(standing.below.is_empty(), "below the floor:\n{}\n{}", standing.below.join("\n"), report.mismatches(true));
+    assert!(
+        standing.below.is_empty(),
+        "below the floor:\n{}\n{}",
+        standing.below.join("\n"),
+        report.mismatches(true, false)
+    );
+    let idle = explained.idle(&report, &HELD);
+    assert!(idle.is_empty(), "explained, and not different any more: take them off the list\n{}", idle.join("\n"));
 }
 
 /// The configuration with which the released gateways were recorded, but for the port and token that the harness sets.
@@ -144,7 +157,7 @@ fn recorded_configuration(proto: Proto, workspace: &str) -> serde_json::Value {
     config
 }
 
-fn play(target: Target, hidden: &[String], workspace: &str, wanted: Families) -> Report {
+fn play(target: Target, hidden: &[String], workspace: &str, wanted: Families, explained: &Explained) -> Report {
     let run = format!("r{}", &random::hex(&random::bytes::<4>())[1..]);
     let normal = Normal::new(&run, &target.token, hidden);
     let proto = target.proto;
@@ -174,7 +187,10 @@ fn play(target: Target, hidden: &[String], workspace: &str, wanted: Families) ->
                 *report.skipped.entry(scenario.family.clone()).or_default() += 1;
                 continue;
             }
-            report.judged.push(Judged::new(&scenario.family, step, judge(step, observed, &normal)));
+            let verdict = judge(step, observed, &normal);
+            let is_meant = |found| explained.all(proto, &scenario.family, step, found);
+            let (hard, soft) = (is_meant(&verdict.hard), is_meant(&verdict.soft));
+            report.judged.push(Judged::new(&scenario.family, step, verdict, hard, soft));
         }
     }
     report.unbuilt = seen.unbuilt();

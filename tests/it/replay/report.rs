@@ -14,6 +14,8 @@ use crate::harness::Proto;
 
 /// Most mismatches of one family that are printed.
 const MISMATCHES_PRINTED_MAX: usize = 200;
+/// Most further paths that are named of one step.
+const PATHS_SHOWN_MAX: usize = 40;
 
 /// One judged step.
 pub(super) struct Judged {
@@ -24,10 +26,14 @@ pub(super) struct Judged {
     /// Recorded as answered ok (or as nothing but events).
     pub(super) success: bool,
     pub(super) verdict: Verdict,
+    /// Whether all that does not match is meant; still no match.
+    pub(super) explained: bool,
+    /// Whether all values that are others are meant.
+    pub(super) values_explained: bool,
 }
 
 impl Judged {
-    pub(super) fn new(family: &str, step: &Step, verdict: Verdict) -> Judged {
+    pub(super) fn new(family: &str, step: &Step, verdict: Verdict, explained: bool, values_explained: bool) -> Judged {
         Judged {
             family: family.to_owned(),
             scenario: step.scenario.clone(),
@@ -35,7 +41,23 @@ impl Judged {
             method: step.method.clone(),
             success: step.expect.as_ref().is_none_or(|expect| expect.ok == Some(true)),
             verdict,
+            explained,
+            values_explained,
         }
+    }
+
+    fn matched(&self) -> bool {
+        self.verdict.hard.is_empty()
+    }
+
+    /// Matches in its values too.
+    fn same(&self) -> bool {
+        self.matched() && self.verdict.soft.is_empty()
+    }
+
+    /// Whether it is no match, not even in its values, and all of that is meant.
+    fn is_meant(&self) -> bool {
+        !self.same() && (self.matched() || self.explained) && (self.verdict.soft.is_empty() || self.values_explained)
     }
 
     fn built(&self, unbuilt: &HashSet<String>) -> bool {
@@ -54,6 +76,11 @@ impl Part {
     fn add(&mut self, matched: bool) {
         self.of += 1;
         self.matched += u32::from(matched);
+    }
+
+    /// The same without so many that are no matches.
+    fn without(self, n: u32) -> Part {
+        Part { matched: self.matched, of: self.of - n }
     }
 
     /// Hundredths, rounded down: a floor of 95 means at least 95.
@@ -88,9 +115,9 @@ impl Tally {
     fn of<'j>(judged: impl Iterator<Item = &'j Judged>) -> Tally {
         let mut tally = Tally::default();
         for step in judged {
-            let matched = step.verdict.hard.is_none();
+            let matched = step.matched();
             tally.steps.add(matched);
-            tally.values.add(matched && step.verdict.soft.is_none());
+            tally.values.add(step.same());
             if step.success {
                 tally.successes.add(matched);
             } else {
@@ -135,12 +162,14 @@ impl Report {
         families.into_iter().map(tally).collect()
     }
 
-    /// The table. Columns under "built" leave out the steps of methods that are not built.
+    /// The table. Columns under "explained" count what differs and is meant; those under "less explained" leave it out
+    /// of both counts, those under "built" leave out the steps of methods that are not built.
     pub(super) fn table(&self) -> String {
         let mut out = String::new();
         let _ = writeln!(
             out,
-            "replay of protocol {} ({} methods not built)\n{:18} {:16} {:16} {:16} {:16} {:12} {:16} {:16} {:16} skipped",
+            "replay of protocol {} ({} methods not built)\n{:18} {:16} {:16} {:16} {:16} {:10} | explained: steps, values \
+             | less explained: steps, successes, values | built: steps, successes, values | skipped",
             self.proto.number(),
             self.unbuilt.len(),
             "family",
@@ -149,64 +178,90 @@ impl Report {
             "refusals",
             "values too",
             "chat order",
-            "built: steps",
-            "built: successes",
-            "built: values",
         );
-        let mut row = |name: &str, (all, built): (Tally, Tally), skipped: u32| {
-            let order =
-                if all.order.of == 0 { String::new() } else { format!("{}/{}", all.order.matched, all.order.of) };
-            let _ = writeln!(
-                out,
-                "{name:18} {:16} {:16} {:16} {:16} {order:12} {:16} {:16} {:16} {skipped}",
-                all.steps, all.successes, all.refusals, all.values, built.steps, built.successes, built.values,
-            );
-        };
-        for (family, tallies) in self.tallies() {
-            row(&family, tallies, self.skipped.get(&family).copied().unwrap_or(0));
+        for (family, (all, built)) in self.tallies() {
+            let judged: Vec<&Judged> = self.judged.iter().filter(|judged| judged.family == family).collect();
+            let skipped = self.skipped.get(&family).copied().unwrap_or(0);
+            out.push_str(&row(&family, &judged, all, built, skipped));
         }
-        let built = self.judged.iter().filter(|judged| judged.built(&self.unbuilt));
-        row("ALL", (Tally::of(self.judged.iter()), Tally::of(built)), self.skipped.values().sum());
+        let all: Vec<&Judged> = self.judged.iter().collect();
+        let built = Tally::of(all.iter().copied().filter(|judged| judged.built(&self.unbuilt)));
+        out.push_str(&row("ALL", &all, Tally::of(all.iter().copied()), built, self.skipped.values().sum()));
         out
     }
 
-    /// The differences, family by family; those of methods that are not built are only counted.
-    pub(super) fn mismatches(&self, values_too: bool) -> String {
+    /// The differences, family by family, all but those that are meant; those of methods that are not built are only
+    /// counted, unless they are asked for.
+    pub(super) fn mismatches(&self, values_too: bool, unbuilt_too: bool) -> String {
         let mut out = String::new();
         for family in self.tallies().keys() {
             let mut lines = Vec::new();
-            let mut not_built = 0;
+            let (mut not_built, mut meant) = (0, 0);
             for judged in self.judged.iter().filter(|judged| judged.family == *family) {
-                let order = Difference::new("order.chat", "another order");
-                let order = (judged.verdict.order == Some(false)).then_some(&order);
-                let soft = judged.verdict.soft.as_ref().or(order).filter(|_| values_too);
-                let Some((mark, found)) =
-                    judged.verdict.hard.as_ref().map(|hard| ("", hard)).or(soft.map(|soft| ("(value) ", soft)))
-                else {
-                    continue;
+                let order = [Difference::new("order.chat", "another order")];
+                let order = if judged.verdict.order == Some(false) { order.as_slice() } else { &[] };
+                let hard = if judged.explained { &[] } else { judged.verdict.hard.as_slice() };
+                let soft = if judged.values_explained { &[] } else { judged.verdict.soft.as_slice() };
+                let (mark, found) = match (hard, soft, order) {
+                    (hard @ [_, ..], _, _) => ("", hard),
+                    (_, soft @ [_, ..], _) if values_too => ("(value) ", soft),
+                    (_, _, order @ [_, ..]) if values_too => ("(value) ", order),
+                    _ => {
+                        meant += u32::from(judged.is_meant());
+                        continue;
+                    }
                 };
-                if !judged.built(&self.unbuilt) {
+                if !judged.built(&self.unbuilt) && !unbuilt_too {
                     not_built += 1;
                     continue;
                 }
                 let method = judged.method.as_deref().unwrap_or("");
-                lines.push(format!(
-                    "  {mark}{} #{} {method}: {} {}",
-                    judged.scenario, judged.step, found.path, found.why
-                ));
+                lines.push(format!("  {mark}{} #{} {method}: {}", judged.scenario, judged.step, told(found)));
             }
-            if lines.is_empty() && not_built == 0 {
+            if lines.is_empty() && not_built == 0 && meant == 0 {
                 continue;
             }
             let more = lines.len().saturating_sub(MISMATCHES_PRINTED_MAX);
             lines.truncate(MISMATCHES_PRINTED_MAX);
             let _ = writeln!(out, "== {} {family}\n{}", self.proto.name(), lines.join("\n"));
-            if more > 0 || not_built > 0 {
-                let _ = writeln!(out, "  ({more} more; {not_built} of methods not built)");
-            }
+            let _ = writeln!(out, "  ({more} more; {not_built} of methods not built; {meant} explained)");
         }
         out
     }
+}
+
+/// A line of the table.
+fn row(name: &str, judged: &[&Judged], all: Tally, built: Tally, skipped: u32) -> String {
+    let order = if all.order.of == 0 { String::new() } else { format!("{}/{}", all.order.matched, all.order.of) };
+    let count = |meant: fn(&Judged) -> bool| {
+        u32::try_from(judged.iter().filter(|judged| meant(judged)).count()).expect("fewer steps than that are recorded")
+    };
+    let (steps, values) = (count(|judged| judged.explained), count(Judged::is_meant));
+    let successes = count(|judged| judged.explained && judged.success);
+    format!(
+        "{name:18} {:16} {:16} {:16} {:16} {order:10} | {steps:5} {values:5} | {:16} {:16} {:16} | {:16} {:16} {:16} | {skipped}\n",
+        all.steps,
+        all.successes,
+        all.refusals,
+        all.values,
+        all.steps.without(steps),
+        all.successes.without(successes),
+        all.values.without(values),
+        built.steps,
+        built.successes,
+        built.values,
+    )
+}
+
+/// The first difference, and the paths of the others.
+fn told(found: &[Difference]) -> String {
+    let Some((first, others)) = found.split_first() else { return String::new() };
+    let mut line = format!("{} {}", first.path, first.why);
+    if !others.is_empty() {
+        let shown: Vec<&str> = others.iter().take(PATHS_SHOWN_MAX).map(|other| other.path.as_str()).collect();
+        let _ = write!(line, " (and {} more: {})", others.len(), shown.join(", "));
+    }
+    line
 }
 
 /// The committed floor: protocol, then family.
