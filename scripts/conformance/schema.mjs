@@ -6,10 +6,11 @@ import { peers, root } from './gateway.mjs';
 const ERRORS_SHOWN = 3;
 const METHODS_SHOWN = 15;
 
-// What the released gateways themselves send beyond their own definitions, and their clients read: protocol, method, property.
+// What is sent beyond the definitions, by the released gateways themselves or for a released client that reads it: protocol, method,
+// property. `v3 connect policy` is the snapshot's: the 2026.2.21 Control UI looks for its tick there, and only it is given it.
 const SENT_ANYWAY = new Set([
   'v4 health modelRuntime', 'v4 connect modelRuntime', 'v4 tools.catalog fullDescription',
-  'v4 models.list local', 'v4 models.list accountSelection', 'v4 models.list manualSelectionAllowed', 'v3 models.list input',
+  'v4 models.list local', 'v4 models.list accountSelection', 'v4 models.list manualSelectionAllowed', 'v3 models.list input', 'v3 connect policy',
 ]);
 
 export function validateAnswers({ seen, say, verbose }) {

@@ -113,3 +113,19 @@ fn the_same_key_is_the_same_message() {
     let history = ann.call("chat.history", json!({ "sessionKey": "agent:main:once" })).expect_ok();
     assert_eq!(history["messages"].to_string().matches("only once").count(), 1, "{history}");
 }
+
+#[test]
+fn only_the_page_of_protocol_3_finds_the_policy_in_its_snapshot() {
+    let server = Server::start();
+    let page = json!({ "id": "openclaw-control-ui", "mode": "webchat" });
+    let page = ConnectOptions { client: page.as_object().unwrap().clone(), ..ConnectOptions::operator("page") };
+    let origin = format!("http://{}", server.address());
+    let hello = |proto| server.attempt_with("page", proto, &page, &[("Origin", &origin)]).expect_accepted().hello;
+    let tick = |hello: &serde_json::Value| hello["snapshot"]["policy"]["tickIntervalMs"].clone();
+
+    let old = hello(Proto::V3);
+    assert_eq!(tick(&old), old["policy"]["tickIntervalMs"]);
+    assert!(tick(&old).is_number(), "{old}");
+    assert!(tick(&hello(Proto::V4)).is_null());
+    assert!(tick(&server.client("old", Proto::V3, &ConnectOptions::operator("old")).hello).is_null());
+}
