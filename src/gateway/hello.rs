@@ -18,6 +18,9 @@ use crate::runtime::clock::Now;
 
 /// Capability: a client that sends `modelCatalog` gets one `models.snapshot` after its hello.
 pub const CAP_MODEL_CATALOG: &str = "model-catalog-snapshot";
+/// Capability: `models.list` reads what is published without asking a provider first, knows `includeDetails`, `provider`
+/// and `refresh`, and tells whether a model's credentials are to be had. Clients refuse to list models without it.
+pub const CAP_PUBLISHED_CATALOG: &str = "published-model-catalog";
 
 /// Version told to protocol 4 clients: the release whose contract is spoken. Its Control UI compares it with its own.
 pub const RELEASE_V4: &str = "2026.9.6";
@@ -98,7 +101,7 @@ pub fn hello(
                 out["server"]["buildId"] = json!(BUILD_ID);
             }
             out["pluginSurfaceUrls"] = json!({ "canvas": canvas });
-            features["capabilities"] = json!([CAP_MODEL_CATALOG]);
+            features["capabilities"] = json!([CAP_MODEL_CATALOG, CAP_PUBLISHED_CATALOG]);
             snapshot["suspension"] = json!({ "phase": gateway.phase() });
             snapshot["appliedConfigHash"] = json!(gateway.config.document.hash);
             snapshot["updateSchedule"] = json!({ "channel": "stable", "autoEnabled": false });

@@ -47,6 +47,8 @@ pub struct ModelChoice {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AgentDefaults {
     pub model: ModelChoice,
+    /// How hard models are asked to think; `None`: as hard as suits the model.
+    pub thinking: Option<String>,
     pub heartbeat: Heartbeat,
 }
 
@@ -93,6 +95,7 @@ impl Agents {
             list,
             defaults: AgentDefaults {
                 model: ModelChoice::read(&defaults),
+                thinking: defaults.text("thinkingDefault"),
                 heartbeat: Heartbeat::read(&defaults.at("heartbeat")),
             },
         }
@@ -108,6 +111,18 @@ impl Agents {
         match self.get(id) {
             Some(agent) if agent.model.primary.is_some() => &agent.model,
             _ => &self.defaults.model,
+        }
+    }
+}
+
+impl Agents {
+    /// The models an agent's runs ask, in order: what it has of its own, else the defaults'.
+    pub fn choice_of(&self, id: &str) -> ModelChoice {
+        let own = self.get(id).map(|agent| &agent.model);
+        let default = &self.defaults.model;
+        ModelChoice {
+            primary: own.and_then(|own| own.primary.clone()).or_else(|| default.primary.clone()),
+            fallbacks: own.filter(|own| !own.fallbacks.is_empty()).unwrap_or(default).fallbacks.clone(),
         }
     }
 }

@@ -31,6 +31,15 @@ pub(super) struct ReadContext<'a> {
     pub(super) seen: RefCell<BTreeSet<String>>,
 }
 
+/// Where a secret comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum SecretSource {
+    /// It is written in the document.
+    Document,
+    /// It is in this environment variable.
+    Variable(String),
+}
+
 /// A place in the document, to read keys below it.
 #[derive(Clone)]
 pub(super) struct Reader<'a> {
@@ -61,6 +70,11 @@ impl<'a> Reader<'a> {
 
     pub(super) fn flag(&self, path: &str) -> bool {
         self.value_of(path).as_ref().and_then(Value::as_bool).unwrap_or(false)
+    }
+
+    /// A flag that may be left out to mean something of its own.
+    pub(super) fn flag_if_set(&self, path: &str) -> Option<bool> {
+        self.is_set(path).then(|| self.flag(path))
     }
 
     /// A whole number, raised to the row's floor.
@@ -156,6 +170,28 @@ impl<'a> Reader<'a> {
         match reference_name(text) {
             Some(name) if !is_literal => self.variable(path, name),
             _ => (!text.is_empty()).then(|| Secret::new(text)),
+        }
+    }
+
+    /// Where a secret would come from; `None` where there is none to be had. For what a gateway runs without: unlike
+    /// [`Reader::secret`], a missing variable is no reason to refuse the document.
+    pub(super) fn secret_source(&self, path: &str) -> Option<SecretSource> {
+        assert!(self.row(path).secret, "{path} is read as a secret, and its row is none");
+        let named = |name: &str| {
+            let is_set = self.cx.env.get(name).is_some_and(|value| !value.trim().is_empty());
+            is_set.then(|| SecretSource::Variable(name.to_owned()))
+        };
+        match self.value_of(path)? {
+            Value::String(text) => {
+                let text = text.trim();
+                match reference_name(text) {
+                    Some(name) => named(name),
+                    None => (!text.is_empty() && text != PLACEHOLDER).then_some(SecretSource::Document),
+                }
+            }
+            reference if reference["source"] == "env" => named(reference["id"].as_str()?),
+            // Other sources are not built, so what they hold cannot be had.
+            _ => None,
         }
     }
 

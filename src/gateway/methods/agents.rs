@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use super::models;
+use crate::config::load::Loaded;
 use crate::config::settings::agents::Agent;
 use crate::gateway::Gateway;
 use crate::gateway::table::{Call, need};
@@ -9,6 +11,7 @@ use crate::protocol::error::RpcError;
 use crate::protocol::params::{NonEmpty, Nothing};
 use crate::protocol::session_key::{SessionKey, agent_id};
 use crate::protocol::version::Protocol;
+use crate::sessions::row;
 
 crate::methods! {
     "agents.list",        Both, need::READ, need::READ, Loop list;
@@ -17,7 +20,8 @@ crate::methods! {
 
 fn list(gateway: &mut Gateway, call: &Call, _params: Nothing) -> Result<Value, RpcError> {
     let settings = &gateway.config.settings;
-    let agents: Vec<Value> = settings.agents.list.iter().map(|agent| wire(agent, call.protocol())).collect();
+    let agents = settings.agents.list.iter().map(|agent| wire(&gateway.config, agent, call.protocol()));
+    let agents: Vec<Value> = agents.collect();
     let mut out = json!({
         "defaultId": settings.agents.default_id,
         "mainKey": gateway.keys.main_key,
@@ -31,10 +35,10 @@ fn list(gateway: &mut Gateway, call: &Call, _params: Nothing) -> Result<Value, R
     Ok(out)
 }
 
-fn wire(agent: &Agent, protocol: Protocol) -> Value {
-    let mut row = json!({ "id": agent.id });
+fn wire(config: &Loaded, agent: &Agent, protocol: Protocol) -> Value {
+    let mut out = json!({ "id": agent.id });
     if let Some(name) = &agent.name {
-        row["name"] = json!(name);
+        out["name"] = json!(name);
     }
     let mut identity = json!({});
     for (field, value) in [
@@ -48,15 +52,29 @@ fn wire(agent: &Agent, protocol: Protocol) -> Value {
         }
     }
     if identity.as_object().is_some_and(|fields| !fields.is_empty()) {
-        row["identity"] = identity;
+        out["identity"] = identity;
     }
     if protocol == Protocol::V4 {
-        row["workspace"] = json!(agent.workspace);
-        if let Some(primary) = &agent.model.primary {
-            row["model"] = json!({ "primary": primary, "fallbacks": agent.model.fallbacks });
+        out["workspace"] = json!(agent.workspace);
+        // The Control UI takes an agent without a model for a gateway without a provider, so what it inherits counts.
+        let choice = config.settings.agents.choice_of(&agent.id);
+        let mut model = json!({});
+        if let Some(primary) = &choice.primary {
+            model["primary"] = json!(primary);
         }
+        if !choice.fallbacks.is_empty() {
+            model["fallbacks"] = json!(choice.fallbacks);
+        }
+        out["model"] = model;
+        let chosen = row::Context::of(config).agent_model(&agent.id);
+        let levels = chosen.thinking_levels();
+        let labelled: Vec<Value> = levels.iter().map(|level| json!({ "id": level, "label": level })).collect();
+        out["thinkingLevels"] = json!(labelled);
+        out["thinkingOptions"] = json!(levels);
+        let is_reasoning = chosen.known.is_some_and(|model| model.reasoning);
+        out["thinkingDefault"] = json!(models::default_thinking(config, is_reasoning, levels));
     }
-    row
+    out
 }
 
 crate::params! {
@@ -81,14 +99,15 @@ fn identity(gateway: &mut Gateway, call: &Call, params: IdentityParams) -> Resul
     if let (Some(asked), Some(own)) = (&asked, &of_key)
         && asked != own
     {
+        // Protocol 4 looks the agent up before it compares.
+        if call.protocol() == Protocol::V4 && gateway.config.settings.agents.get(asked).is_none() {
+            return Err(RpcError::invalid(format!("Unknown agent id \"{asked}\"")));
+        }
         return Err(refuse(format!("agent \"{asked}\" does not match session key agent \"{own}\"")));
     }
     let settings = &gateway.config.settings;
     let id = asked.clone().or(of_key).unwrap_or_else(|| settings.agents.default_id.clone());
     let agent = settings.agents.get(&id);
-    if asked.is_some() && agent.is_none() {
-        return Err(refuse(format!("unknown agent id \"{id}\"")));
-    }
     let identity = agent.map(|agent| agent.identity.clone()).unwrap_or_default();
     let configured = identity.name.or_else(|| agent.and_then(|agent| agent.name.clone()));
     let configured = configured.or_else(|| settings.ui.assistant_name.clone());

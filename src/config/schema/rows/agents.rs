@@ -29,7 +29,7 @@ pub(super) static ROWS: &[Row] = &[
     open("agents.defaults.models.*.params").doc("Parameters for its requests."),
     flag("agents.defaults.models.*.streaming").doc("Whether its answers are streamed."),
     int("agents.defaults.contextTokens", 1, ANY_INT).otherwise("the model's").new_only().doc("Context window to use, in tokens."),
-    choice("agents.defaults.thinkingDefault", &["off", "minimal", "low", "medium", "high", "xhigh", "adaptive", "max"]).otherwise("`low` on reasoning models, else `off`").new_only().doc("Thinking level."),
+    choice("agents.defaults.thinkingDefault", &["off", "minimal", "low", "medium", "high", "xhigh", "adaptive", "max"]).otherwise("`medium` on reasoning models, else `off`").new_only().now().doc("Thinking level."),
     choice("agents.defaults.verboseDefault", &["off", "on", "full"]).or("\"off\"").new_only().doc("Tool output in replies."),
     choice("agents.defaults.elevatedDefault", &["off", "on", "ask", "full"]).or("\"on\"").new_only().doc("Elevated commands."),
     int("agents.defaults.timeoutSeconds", 1, ANY_INT).or("600").new_only().doc("Limit of one run, in seconds."),

@@ -12,12 +12,12 @@ pub(super) static ROWS: &[Row] = &[
     open("models.providers.*").doc("One provider."),
     row("models.providers.*.baseUrl", Kind::Text { chars_max: 2048 }).otherwise("built in")
         .alias(&["models.providers.*.baseURL", "models.providers.*.url", "models.providers.*.endpoint", "models.providers.*.chatCompletionsUrl", "models.providers.*.chatEndpoint"])
-        .basic().doc("Address of its API."),
+        .now().basic().doc("Address of its API."),
     text("models.providers.*.api").otherwise("`openai-completions`, or built in").alias(&["models.providers.*.apiMode", "models.providers.*.mode"])
         .doc("Which API it speaks: `openai-completions`, `openai-responses`, `anthropic-messages`, `google-generative-ai`, `github-copilot`, `bedrock-converse-stream`, `ollama`."),
     secret("models.providers.*.apiKey").otherwise("the provider's own variable")
         .alias(&["models.providers.*.key", "models.providers.*.token", "models.providers.*.accessToken", "models.providers.*.bearerToken"])
-        .basic().doc("Its key."),
+        .now().basic().doc("Its key."),
     choice("models.providers.*.auth", &["api-key", "aws-sdk", "oauth", "token"]).or("\"api-key\"").doc("How requests prove themselves."),
     flag("models.providers.*.authHeader").or("true").doc("Send the auth header."),
     text("models.providers.*.authHeaderName").chars(128).or("\"Authorization\"").alias(&["models.providers.*.apiKeyHeader", "models.providers.*.tokenHeader"]).doc("Its name."),
@@ -26,7 +26,7 @@ pub(super) static ROWS: &[Row] = &[
     map("models.providers.*.headers").or("{}").alias(&["models.providers.*.defaultHeaders"]).doc("Further headers."),
     secret("models.providers.*.headers.*").chars(2048).doc("One header."),
     flag("models.providers.*.allowUnauthenticated").otherwise("built in")
-        .alias(&["models.providers.*.allowUnauth", "models.providers.*.allowAnonymous", "models.providers.*.apiKeyOptional"]).doc("Work without a key."),
+        .alias(&["models.providers.*.allowUnauth", "models.providers.*.allowAnonymous", "models.providers.*.apiKeyOptional"]).now().doc("Work without a key."),
     int("models.providers.*.timeoutMs", 1000, ANY_INT).otherwise("`models.requestTimeoutMs`").alias(&["models.providers.*.requestTimeoutMs"]).doc("How long it may be silent, in milliseconds."),
     any("models.providers.*.requestDefaults").or("{}")
         .alias(&["models.providers.*.request", "models.providers.*.payloadDefaults", "models.providers.*.payload", "models.providers.*.params"])
