@@ -99,6 +99,29 @@ pub fn replace(path: &Path, text: &str, replaces: Option<&str>) -> Result<(), Co
     sync_dir(dir)
 }
 
+/// Writes a small file whole or not at all, over whatever stood there; no copy is kept of that.
+///
+/// # Errors
+/// `Write`; what stood there is untouched then.
+pub fn put(path: &Path, text: &str) -> Result<(), ConfigError> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    make_dir(dir)?;
+    let temporary = dir.join(format!(".{}.{}", name_of(path), random::uuid()));
+    let written = write_synced(&temporary, text).and_then(|()| {
+        fs::rename(&temporary, path).map_err(|source| ConfigError::Write {
+            path: path.to_owned(),
+            step: "replace",
+            source,
+        })
+    });
+    if let Err(error) = written {
+        // Best effort: the error that matters is already in hand.
+        let _ = fs::remove_file(&temporary);
+        return Err(error);
+    }
+    sync_dir(dir)
+}
+
 fn write_synced(path: &Path, text: &str) -> Result<(), ConfigError> {
     let write = |path: &Path| {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path)?;

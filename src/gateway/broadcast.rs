@@ -112,6 +112,8 @@ impl EventKind {
 pub enum For<'a> {
     /// All of them.
     All,
+    /// All of one protocol.
+    On(Protocol),
     /// All but one.
     AllBut(ConnId),
     /// Those who follow changes of all sessions.
@@ -129,6 +131,7 @@ impl For<'_> {
         let subscriptions = &ready.subscriptions;
         match self {
             For::All => true,
+            For::On(protocol) => ready.caller.protocol == protocol,
             For::AllBut(one) => conn != one,
             For::SessionList => subscriptions.sessions,
             For::SessionMessages(key) => subscriptions.sessions || subscriptions.messages.contains(key),

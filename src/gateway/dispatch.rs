@@ -100,6 +100,7 @@ impl Gateway {
     /// A job is done: what changed is applied, then who waits is answered.
     pub(super) fn report(&mut self, now: Now, report: Report) {
         let Report { origin, outcome } = report;
+        self.active.ended(&origin);
         if let Origin::Message(ticket) = origin {
             return self.message_step(now, ticket, outcome);
         }

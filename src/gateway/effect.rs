@@ -1,6 +1,7 @@
 //! What the core wants done. The shell carries it out and decides nothing.
 
 use std::fmt;
+use std::time::Duration;
 
 use super::http::HttpResponse;
 use crate::protocol::ConnId;
@@ -40,6 +41,8 @@ pub enum Lane {
     Defend,
 }
 
+/// How long the threads of one lane get to end after the connections have.
+pub const JOIN_TIME_MAX: Duration = Duration::from_secs(5);
 /// Threads that read for methods: enough that one long answer does not hold up the others.
 pub const QUERY_THREADS: usize = 2;
 /// Most threads that judge, however many cores there are.

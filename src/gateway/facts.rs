@@ -63,6 +63,8 @@ pub enum Fact {
     Accepted(Box<crate::intake::accept::Accepted>),
     /// The configuration was read again because somebody asked, or written.
     Config(Box<Loaded>),
+    /// Somebody asked for the configuration to be read again, in so many milliseconds.
+    ReloadAfter(u64),
     /// A look at the file found another configuration than the one in force.
     ConfigSeen(Box<Loaded>),
     /// The configuration on disk cannot be used; what was in force stays.
@@ -89,6 +91,9 @@ impl Gateway {
         match fact {
             Fact::Session { key, reason, row, updated_at, is_new } => {
                 self.session_touched(&key, updated_at, is_new);
+                if is_new {
+                    self.note_new_session(&key);
+                }
                 self.sessions_changed(&key, reason, row::beside(row), now.wall_ms);
             }
             Fact::SessionGone { key, session_id } => {
@@ -115,6 +120,7 @@ impl Gateway {
             // These belong to a message on its way, which takes them before they get here (`inbound`).
             Fact::Judged(_) | Fact::Accepted(_) => debug_assert!(false, "a message's fact without its message"),
             Fact::Config(loaded) => self.take_config(now, *loaded),
+            Fact::ReloadAfter(delay_ms) => self.reload.ask(now, delay_ms),
             Fact::ConfigSeen(loaded) => self.config_seen(now, *loaded),
             Fact::ConfigBroken { why } => self.config_broken(&why),
             Fact::Page { conn, response } => self.page_read(conn, *response),

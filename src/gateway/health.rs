@@ -74,6 +74,11 @@ fn recent(list: &[(String, i64)], now_ms: i64) -> Vec<Value> {
     list.iter().map(|(key, at)| json!({ "key": key, "updatedAt": at, "age": (now_ms - at).max(0) })).collect()
 }
 
+/// How far the preparing of models at the start has come: nothing is prepared, so no agent waits for it.
+pub(super) fn model_runtime() -> Value {
+    json!({ "degraded": false, "pendingAgents": [] })
+}
+
 /// What an agent does between messages.
 #[derive(Clone, Debug)]
 pub struct HeartbeatRule {
@@ -141,8 +146,7 @@ impl Gateway {
         if protocol == Protocol::V4 {
             let polling = settings.gateway.server.reload_interval.is_some();
             out["plugins"] = json!({ "loaded": ["defender"], "errors": [], "unavailable": [] });
-            // Nothing here can ask a model yet, and whoever asks is told so.
-            out["modelRuntime"] = json!({ "degraded": true, "pendingAgents": [] });
+            out["modelRuntime"] = model_runtime();
             out["configReload"] = json!({ "hotReloadStatus": if polling { "active" } else { "disabled" } });
         }
         out

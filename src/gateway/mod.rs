@@ -9,6 +9,7 @@
 //! finds its method and its answer), [`methods`] (what they do), [`broadcast`] (who hears of it), [`inbound`] (how a
 //! message is accepted), [`routes`] (the same over HTTP).
 
+pub mod active;
 pub mod auth;
 pub mod broadcast;
 pub mod clients;
@@ -36,6 +37,8 @@ pub mod reload;
 pub mod routes;
 #[cfg(test)]
 mod simulation;
+#[cfg(test)]
+mod stage;
 pub mod table;
 pub mod unbuilt;
 
@@ -123,6 +126,10 @@ pub struct Snapshot {
     pub heartbeat: health::HeartbeatRule,
     /// System events that wait for an agent.
     pub system_events: Vec<String>,
+    /// What was under way.
+    pub active: active::Counts,
+    /// In how many milliseconds the configuration is read again because somebody asked for it; `None`: nobody did.
+    pub reload_in_ms: Option<u64>,
     /// Where the configuration comes from.
     pub load_inputs: Arc<LoadInputs>,
 }
@@ -167,6 +174,9 @@ pub struct Gateway {
     system_events: VecDeque<String>,
     voicewake: Vec<String>,
 
+    /// System events that are only in memory; the next sweep writes them.
+    system_events_unsaved: bool,
+    active: active::Active,
     inbound: inbound::Inbound,
     /// HTTP requests that wait for a method's answer.
     http_calls: BTreeMap<ConnId, routes::HttpCall>,
@@ -232,6 +242,8 @@ impl Gateway {
             last_heartbeat: kept.last_heartbeat,
             system_events: kept.system_events,
             voicewake: kept.voicewake,
+            system_events_unsaved: false,
+            active: active::Active::default(),
             inbound: inbound::Inbound::new(kept.runs),
             http_calls: BTreeMap::new(),
             next_tick: now.mono + tick,
@@ -263,7 +275,11 @@ impl Gateway {
 
     /// The next effect to carry out, oldest first.
     pub fn next_effect(&mut self) -> Option<Effect> {
-        self.effects.pop_front()
+        let effect = self.effects.pop_front()?;
+        if let Effect::Start(job) = &effect {
+            self.active.started(&job.origin);
+        }
+        Some(effect)
     }
 
     /// When to send [`Event::Timer`] next.
@@ -319,6 +335,7 @@ impl Gateway {
                 self.presence_changed(For::All);
             }
             self.inbound.forget_old_runs(now.wall_ms);
+            self.save_system_events(now);
         }
         if now.mono >= self.next_health {
             self.next_health = now.mono + Duration::from_millis(health::REFRESH_MS as u64);
@@ -333,6 +350,7 @@ impl Gateway {
         if std::mem::replace(&mut self.stopping, true) {
             return;
         }
+        self.save_system_events(self.now);
         if let Ok(payload) = Json::of(&serde_json::json!({ "reason": reason })) {
             self.broadcast(&broadcast::SHUTDOWN, For::All, &payload);
         }
@@ -362,6 +380,8 @@ impl Gateway {
             uptime_ms: self.uptime_ms(self.now),
             heartbeat: self.heartbeat_rule(),
             system_events: self.system_events.iter().cloned().collect(),
+            active: self.active.counts(self.inbound.len()),
+            reload_in_ms: self.reload.due_in_ms(self.now),
             load_inputs: Arc::clone(&self.load_inputs),
         }
     }

@@ -20,6 +20,9 @@ use crate::protocol::frame::Json;
 use crate::protocol::session_key::KeyRules;
 use crate::runtime::clock::Now;
 
+/// What a client may ask to wait before the configuration is read again, in milliseconds; a longer wait is this one.
+pub const ASKED_DELAY_MS_MAX: u64 = 24 * 60 * 60 * 1000;
+
 /// What looking at the file needs between two looks.
 #[derive(Debug)]
 pub struct Reload {
@@ -32,6 +35,8 @@ pub struct Reload {
     settling: Option<String>,
     /// The document that `gateway.reload.mode` keeps for the next start.
     kept_for_restart: Option<String>,
+    /// When a look that a client asked for is due.
+    asked_for: Option<Instant>,
 }
 
 impl Reload {
@@ -44,12 +49,26 @@ impl Reload {
             complained: None,
             settling: None,
             kept_for_restart: None,
+            asked_for: None,
         }
     }
 
-    /// When to look next; `None` when polling is off.
+    /// When to look next; `None` when polling is off and nobody asked.
     pub fn next_poll(&self) -> Option<Instant> {
-        self.next_poll
+        self.next_poll.into_iter().chain(self.asked_for).min()
+    }
+
+    /// In how many milliseconds the look is due that a client asked for.
+    pub fn due_in_ms(&self, now: Now) -> Option<u64> {
+        let left = self.asked_for?.saturating_duration_since(now.mono).as_millis();
+        Some(u64::try_from(left).unwrap_or(u64::MAX))
+    }
+
+    /// Somebody asked for a look after `delay_ms`. The earlier of two stands, as a restart of upstream's would.
+    pub fn ask(&mut self, now: Now, delay_ms: u64) {
+        let delay = Duration::from_millis(delay_ms.min(ASKED_DELAY_MS_MAX));
+        let due = now.mono + delay;
+        self.asked_for = Some(self.asked_for.map_or(due, |at| at.min(due)));
     }
 }
 
@@ -80,6 +99,10 @@ pub fn key_rules(config: &Loaded) -> KeyRules {
 
 impl Gateway {
     pub(super) fn poll_config(&mut self, now: Now) {
+        if self.reload.asked_for.is_some_and(|at| now.mono >= at) {
+            self.reload.asked_for = None;
+            self.reload_now("a client asked");
+        }
         if self.reload.next_poll.is_none_or(|at| now.mono < at) {
             return;
         }

@@ -25,6 +25,7 @@ use super::lanes::{Lanes, StoreLane};
 use super::mailbox::{LoopSender, Mailbox, Post};
 use super::signals::Signals;
 use super::{Limits, NetError, tokens};
+use crate::gateway::effect::JOIN_TIME_MAX;
 use crate::gateway::http::HttpResponse;
 use crate::gateway::{Event, Gone, Lane, Origin, Signal};
 use crate::log_limited;
@@ -42,8 +43,6 @@ const DEADLINES_PER_TURN: usize = 256;
 pub const READ_BYTES_PER_TURN: usize = 16 * 1024;
 /// Files beside connections: the store's, logs, pipes, listening sockets.
 const FILES_BESIDE_CONNECTIONS: u64 = 128;
-/// How long the threads get to end after the connections have.
-const JOIN_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// Why the loop ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! SIGTERM, SIGINT and SIGHUP as readiness that the loop waits for like any other.
+//! SIGTERM, SIGINT, SIGHUP and SIGUSR1 as readiness that the loop waits for like any other.
 //!
 //! SIGPIPE needs nothing: the standard library ignores it before `main`, so writing to a closed socket is an error.
 
@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 
 use mio::net::UnixStream;
 use mio::{Interest, Registry};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::{SigId, flag, low_level};
 
 use super::tokens;
@@ -44,7 +44,9 @@ impl Signals {
         signals.handlers.push(low_level::pipe::register(SIGTERM, stop_writer.try_clone()?)?);
         signals.handlers.push(low_level::pipe::register(SIGINT, stop_writer)?);
         let reload_writer: std::os::fd::OwnedFd = reload_writer.into();
-        signals.handlers.push(low_level::pipe::register(SIGHUP, reload_writer)?);
+        signals.handlers.push(low_level::pipe::register(SIGHUP, reload_writer.try_clone()?)?);
+        // Upstream's own tools ask a gateway with SIGUSR1 to start anew with the configuration on disk.
+        signals.handlers.push(low_level::pipe::register(SIGUSR1, reload_writer)?);
         Ok(signals)
     }
 
@@ -62,7 +64,7 @@ impl Signals {
         drain(&mut self.stop)
     }
 
-    /// Whether SIGHUP came since the last call; several count as one.
+    /// Whether SIGHUP or SIGUSR1 came since the last call; several count as one.
     pub fn take_reload(&mut self) -> bool {
         drain(&mut self.reload)
     }
@@ -98,6 +100,8 @@ mod tests {
         low_level::raise(SIGHUP).unwrap();
         assert!(signals.take_reload());
         assert!(!signals.take_reload());
+        low_level::raise(SIGUSR1).unwrap();
+        assert!(signals.take_reload());
         assert!(!signals.take_stop());
     }
 }

@@ -34,6 +34,12 @@ impl Chosen<'_> {
         thinking::levels(self.provider, self.model, self.known)
     }
 
+    /// `provider/model`; `None` when no model is configured.
+    pub fn name(&self) -> Option<String> {
+        let model = self.model?;
+        Some(self.provider.map_or_else(|| model.to_owned(), |provider| format!("{provider}/{model}")))
+    }
+
     fn context_tokens(&self) -> Option<u64> {
         self.known.and_then(|model| model.context_window)
     }
@@ -351,11 +357,28 @@ pub fn status_line(session: &SessionRow, context: &Context<'_>, now_ms: i64) -> 
     let window = context.model_of(session).context_tokens();
     line["remainingTokens"] = json!(window.map(|window| window.saturating_sub(used)));
     line["percentUsed"] = json!(window.filter(|window| *window > 0).map(|window| used * 100 / window));
+    if !is_counted(session) {
+        line["totalTokens"] = Value::Null;
+    }
     line["flags"] = json!([format!("id:{}", session.session_id)]);
     if let Some(level) = text(session, "thinkingLevel") {
         line["flags"] = json!([format!("think:{level}"), format!("id:{}", session.session_id)]);
     }
     line
+}
+
+/// What a line of protocol 4's `status` adds: the model that is configured for the session's agent, the one the session
+/// would use, and why they differ.
+pub fn status_models(session: &SessionRow, context: &Context<'_>) -> Value {
+    let configured = context.agent_model(&session.agent_id).name();
+    let selected = context.model_of(session).name();
+    json!({
+        "modelSelectionReason": (configured != selected).then_some("session override"),
+        "configuredModel": configured,
+        "selectedModel": selected,
+        // As in the session's row.
+        "runtime": "openclaw",
+    })
 }
 
 /// Whether a session's tokens have been counted: by a run, or from zero by a reset.

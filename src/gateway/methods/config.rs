@@ -24,8 +24,10 @@ crate::methods! {
     "config.apply",         Both, need::ADMIN, need::ADMIN, Store apply;
 }
 
-/// File in the state directory that says what was last written, for whoever looks after a restart.
-const SENTINEL_FILE: &str = "restart-sentinel.json";
+/// File in the state directory that says what was last written; `update.status` shows it.
+pub(super) const SENTINEL_FILE: &str = "restart-sentinel.json";
+/// When the configuration is read again after a change by protocol 3, if its client does not say, in milliseconds.
+const RELOAD_DELAY_MS: u64 = 2000;
 
 fn get(cx: QueryCx<'_>, _params: Nothing) -> Result<Value, RpcError> {
     let stored = load::inspect(&cx.snapshot.load_inputs).map_err(unreadable)?;
@@ -131,21 +133,28 @@ fn change(cx: StoreCx<'_>, method: EditMethod, params: ChangeParams) -> Result<(
         payload["sessionKey"] = json!(key);
     }
     let path = cx.snapshot.config.state_dir.join(SENTINEL_FILE);
-    let persisted = files::replace(&path, &payload.to_string(), None).is_ok();
+    let persisted = files::put(&path, &payload.to_string()).is_ok();
     let mut answer = written(&planned);
+    let mut facts = Vec::new();
+    let asked_ms = params.restart_delay_ms.map(|ms| u64::try_from(ms.0).unwrap_or(0));
     match cx.call.protocol() {
         Protocol::V3 => {
-            // What can be taken over live is; what cannot waits for the next start, and the log says which.
+            // What can be taken over live is, at once; what cannot waits for the next start, and the log says which. The
+            // restart that upstream puts off becomes a second look at the file at that time, and joins one that is due.
+            let delay_ms = asked_ms.unwrap_or(RELOAD_DELAY_MS);
+            let due_ms = cx.snapshot.reload_in_ms;
             answer["restart"] = json!({
                 "ok": true,
                 "pid": std::process::id(),
-                "signal": "SIGHUP",
-                "delayMs": 0,
+                // What SIGUSR1 from outside does, without one being sent.
+                "signal": "SIGUSR1",
+                "mode": "emit",
+                "delayMs": due_ms.map_or(delay_ms, |due_ms| due_ms.min(delay_ms)),
                 "reason": name,
-                "mode": "reload",
-                "coalesced": false,
+                "coalesced": due_ms.is_some(),
                 "cooldownMsApplied": 0,
             });
+            facts.push(Fact::ReloadAfter(delay_ms));
             answer["sentinel"] = json!({ "path": path, "payload": payload });
         }
         Protocol::V4 => {
@@ -153,9 +162,11 @@ fn change(cx: StoreCx<'_>, method: EditMethod, params: ChangeParams) -> Result<(
             let paths: Vec<String> = planned.changes.iter().map(|change| change.path.to_string()).collect();
             answer["changedPaths"] = json!(paths);
             answer["sentinel"] = json!({ "persisted": persisted, "payload": payload });
+            facts.extend(asked_ms.map(Fact::ReloadAfter));
         }
     }
-    Ok((answer, vec![taken_over(&cx, planned)]))
+    facts.push(taken_over(&cx, planned));
+    Ok((answer, facts))
 }
 
 /// Plans the change against the document as it is on disk, and writes it.
@@ -196,4 +207,45 @@ fn written(planned: &Planned) -> Value {
 fn taken_over(cx: &StoreCx<'_>, planned: Planned) -> Fact {
     let Planned { document, settings, .. } = planned;
     Fact::Config(Box::new(Loaded { document, settings, state_dir: cx.snapshot.config.state_dir.clone() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::gateway::stage::Stage;
+    use crate::protocol::version::Protocol::{V3, V4};
+
+    fn patch(stage: &mut Stage, protocol: Protocol, raw: &str, delay_ms: u64) -> Value {
+        let hash = stage.ok(protocol, "config.get", &json!({}))["hash"].clone();
+        stage.ok(protocol, "config.patch", &json!({ "raw": raw, "baseHash": hash, "restartDelayMs": delay_ms }))
+    }
+
+    #[test]
+    fn a_change_by_protocol_3_has_the_file_read_again_once_and_when_it_asked() {
+        let mut stage = Stage::new(&json!({}));
+        let first = patch(&mut stage, V3, r##"{"ui":{"seamColor":"#112233"}}"##, 60_000);
+        assert_eq!((&first["restart"]["coalesced"], &first["restart"]["delayMs"]), (&json!(false), &json!(60_000)));
+
+        stage.pass(Duration::from_secs(20));
+        let second = patch(&mut stage, V3, r#"{"ui":{"seamColor":null}}"#, 60_000);
+        assert_eq!((&second["restart"]["coalesced"], &second["restart"]["delayMs"]), (&json!(true), &json!(40_000)));
+
+        assert_eq!(stage.snapshot().reload_in_ms, Some(40_000));
+        assert!(stage.deadline().unwrap() <= stage.now.mono + Duration::from_secs(40));
+        stage.pass(Duration::from_secs(40));
+        assert_eq!(stage.snapshot().reload_in_ms, None);
+    }
+
+    #[test]
+    fn what_was_last_written_is_noted_each_time() {
+        let mut stage = Stage::new(&json!({}));
+        for raw in [r##"{"ui":{"seamColor":"#112233"}}"##, r#"{"ui":{"seamColor":null}}"#] {
+            assert_eq!(patch(&mut stage, V4, raw, 0)["sentinel"]["persisted"], true);
+        }
+        let leftovers = std::fs::read_dir(stage.dir()).unwrap().map(|entry| entry.unwrap().file_name());
+        let sentinels: Vec<_> = leftovers.filter(|name| name.to_string_lossy().contains("sentinel")).collect();
+        assert_eq!(sentinels, [SENTINEL_FILE]);
+    }
 }

@@ -6,11 +6,15 @@ pub mod channels;
 pub mod chat;
 pub mod config;
 pub mod device;
+pub mod diagnostics;
 pub mod health;
 pub mod models;
 pub mod node;
+pub mod secrets;
 pub mod sessions;
+pub mod status;
 pub mod system;
+pub mod update;
 pub mod voicewake;
 
 use super::table::Method;
@@ -18,7 +22,11 @@ use super::table::Method;
 /// Every family.
 pub static FAMILIES: &[&[Method]] = &[
     health::METHODS,
+    status::METHODS,
     system::METHODS,
+    diagnostics::METHODS,
+    secrets::METHODS,
+    update::METHODS,
     config::METHODS,
     device::METHODS,
     node::METHODS,

@@ -56,6 +56,8 @@ impl World {
             uptime_ms: 0,
             heartbeat: HeartbeatRule { enabled: false, every: String::new(), every_ms: 0 },
             system_events: Vec::new(),
+            active: Default::default(),
+            reload_in_ms: None,
             load_inputs: Arc::new(inputs),
         };
         World { dir, database, snapshot, client: ClientId::Cli, now_ms, facts: Vec::new() }
