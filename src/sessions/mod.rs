@@ -2,14 +2,18 @@
 //!
 //! [`transcript`] adds messages and [`history`] reads them back as clients see them; [`row`] shows a session, [`list`],
 //! [`resolve`] and [`preview`] find sessions and show parts of them; [`patch`] says what of a session may be changed and
-//! to what. **Invariant:** a session's transcript is only ever added to, compacted or archived; nothing here deletes
-//! what was said.
+//! to what. [`activation`] says which messages in groups are answered, and [`scheduler`] when.
+//!
+//! **Invariant:** a session's transcript is only ever added to, compacted or archived; nothing here deletes what was
+//! said.
 
+pub mod activation;
 pub mod history;
 pub mod list;
 pub mod patch;
 pub mod preview;
 pub mod resolve;
 pub mod row;
+pub mod scheduler;
 pub mod thinking;
 pub mod transcript;

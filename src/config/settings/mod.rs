@@ -10,6 +10,7 @@ pub mod hooks;
 pub mod models;
 mod reader;
 pub mod runtime;
+pub mod scheduling;
 pub mod security;
 
 use std::cell::RefCell;
@@ -29,6 +30,7 @@ use reader::{ReadContext, Reader};
 pub struct Settings {
     pub gateway: gateway::Gateway,
     pub runtime: runtime::Runtime,
+    pub scheduling: scheduling::Scheduling,
     pub store: runtime::Store,
     pub logging: runtime::Logging,
     pub security: security::Security,
@@ -77,6 +79,7 @@ fn build_and_trace(
     let settings = Settings {
         gateway: gateway::Gateway::read(&root, &layered, context),
         runtime: runtime::Runtime::read(&root.at("runtime")),
+        scheduling: scheduling::Scheduling::read(&root),
         store: runtime::Store::read(&root.at("store")),
         logging: runtime::Logging::read(&root.at("logging")),
         security: security::Security::read(&root.at("security"), &context.state_dir),

@@ -307,3 +307,33 @@ fn a_channel_has_its_own_webhook_secret_else_the_shared_one() {
     let without = built(json!({ "channels": { "teams": {} } }));
     assert_eq!(without.channels.webhook_secret("teams"), None);
 }
+
+#[test]
+fn what_waits_is_said_by_the_queue_or_else_by_the_runtime() {
+    use super::scheduling::{Activation, Mode, Overflow, Wishes};
+    let none = Wishes::default();
+    let scheduling = built(json!({})).scheduling;
+    assert_eq!((scheduling.workers, scheduling.pending_max), (8, 256));
+    assert_eq!((scheduling.main_max, scheduling.subagents_max, scheduling.cron_max), (4, 8, 1));
+    assert_eq!(scheduling.group_activation, Activation::Mention);
+    let policy = scheduling.queue.policy(Some("webchat"), &none);
+    assert_eq!(
+        (policy.mode, policy.overflow, policy.cap, policy.debounce_ms),
+        (Mode::Followup, Overflow::Summarize, 20, 1000)
+    );
+
+    let floor = json!({ "session_queue_mode": "queue", "max_queue": 3, "group_activation_mode": "always" });
+    let scheduling = built(json!({ "runtime": floor })).scheduling;
+    assert_eq!(scheduling.queue.policy(None, &none).mode, Mode::Steer);
+    assert_eq!((scheduling.pending_max, scheduling.group_activation), (16, Activation::Always));
+
+    let queue = json!({
+        "mode": "collect", "drop": "old", "cap": 5, "debounceMs": 7,
+        "byChannel": { "Slack": "steer+backlog" }, "debounceMsByChannel": { "slack": 9 },
+    });
+    let scheduling = built(json!({ "runtime": floor, "messages": { "queue": queue } })).scheduling;
+    let policy = scheduling.queue.policy(None, &none);
+    assert_eq!((policy.mode, policy.overflow, policy.cap, policy.debounce_ms), (Mode::Collect, Overflow::Old, 5, 7));
+    let policy = scheduling.queue.policy(Some("slack"), &none);
+    assert_eq!((policy.mode, policy.debounce_ms), (Mode::SteerBacklog, 9));
+}

@@ -27,7 +27,7 @@ pub(super) static ROWS: &[Row] = &[
     open("cron").doc("Scheduled jobs."),
     flag("cron.enabled").or("true").doc("Run them."),
     path("cron.store").otherwise("the store database").alias(&["cron.storePath"]).doc("Where the reference kept them."),
-    int("cron.maxConcurrentRuns", 1, ANY_INT).or("1").doc("At once."),
+    int("cron.maxConcurrentRuns", 1, ANY_INT).or("1").now().doc("At once."),
     row("cron.webhook", Kind::Url(&["http", "https"])).doc("Where the end of a job is told."),
     secret("cron.webhookToken").chars(512).doc("Token for that."),
     row("cron.sessionRetention", Kind::DurationOrOff(Unit::Hours)).or("\"24h\"").doc("How long a job's session is kept."),

@@ -7,14 +7,14 @@ pub(super) static ROWS: &[Row] = &[
     flag("runtime.audit_only").or("false").env(&["OPENCLAW_RS_AUDIT_ONLY"]).now().basic()
         .doc("Blocks become reviews: the defender judges and records, and stops nothing."),
     text("runtime.decision_event").or("\"security.decision\"").restart().now().doc("Name of the event that carries a decision."),
-    int("runtime.worker_concurrency", 1, 1024).or("8").env(&["OPENCLAW_RS_WORKER_CONCURRENCY"]).env_min(1).restart()
-        .doc("Run workers and defender permits."),
-    int("runtime.max_queue", 1, 1_000_000).or("256").env(&["OPENCLAW_RS_MAX_QUEUE"]).env_min(1).floor(16)
+    int("runtime.worker_concurrency", 1, 1024).or("8").env(&["OPENCLAW_RS_WORKER_CONCURRENCY"]).env_min(1).restart().now()
+        .doc("Runs at once over all sessions and lanes."),
+    int("runtime.max_queue", 1, 1_000_000).or("256").env(&["OPENCLAW_RS_MAX_QUEUE"]).env_min(1).floor(16).now()
         .doc("Pending items over all sessions; fewer than 16 take effect as 16."),
     choice("runtime.session_queue_mode", &["followup", "steer", "collect", "interrupt", "queue", "steer-backlog", "steer+backlog"]).or("\"followup\"")
-        .env(&["OPENCLAW_RS_SESSION_QUEUE_MODE"]).doc("What a message does that arrives while its session is busy."),
+        .env(&["OPENCLAW_RS_SESSION_QUEUE_MODE"]).now().doc("What a message does that arrives while its session is busy, unless `messages.queue` or the session says otherwise."),
     choice("runtime.group_activation_mode", &["mention", "always"]).or("\"mention\"")
-        .env(&["OPENCLAW_RS_GROUP_ACTIVATION_MODE", "OPENCLAW_RS_GROUP_ACTIVATION"]).doc("When a message in a group is answered."),
+        .env(&["OPENCLAW_RS_GROUP_ACTIVATION_MODE", "OPENCLAW_RS_GROUP_ACTIVATION"]).now().doc("When a message in a group is answered."),
     int("runtime.eval_timeout_ms", 1, 600_000).or("2500").floor(100).now()
         .doc("Deadline of one judgement, in milliseconds; fewer than 100 take effect as 100."),
     int("runtime.memory_sample_secs", 1, 86_400).or("15").env(&["OPENCLAW_RS_MEMORY_SAMPLE_SECS"]).env_min(1).now()

@@ -4,6 +4,9 @@ use crate::config::schema::{
     ANY_INT, Kind, Row, Unit, any, choice, flag, int, map, open, path, row, secret, table, text, texts,
 };
 
+/// Words for what a message does that arrives while its session is busy (SES-11, SES-12).
+const QUEUE_MODES: &[&str] = &["followup", "steer", "collect", "interrupt", "queue", "steer-backlog", "steer+backlog"];
+
 #[rustfmt::skip]
 pub(super) static ROWS: &[Row] = &[
     choice("session.scope", &["per-sender", "global"]).or("\"per-sender\"").new_only().now().basic().doc("Whether senders have sessions of their own."),
@@ -47,9 +50,14 @@ pub(super) static ROWS: &[Row] = &[
     texts("messages.groupChat.mentionPatterns").doc("What counts as a mention."),
     int("messages.groupChat.historyLimit", 0, ANY_INT).or("50").doc("Messages of context."),
     open("messages.queue").doc("What a message does that arrives while its session is busy."),
-    choice("messages.queue.drop", &["old", "new", "summarize"]).or("\"summarize\"").doc("What gives way when it is full."),
-    int("messages.queue.cap", 1, ANY_INT).or("20").doc("Messages that wait for one session."),
-    int("messages.queue.debounceMs", 0, ANY_INT).or("1000").doc("Quiet time before they are taken up, in milliseconds."),
+    choice("messages.queue.mode", QUEUE_MODES).otherwise("`runtime.session_queue_mode`").now().doc("What it does: waits, reaches the run, is joined with others, or stops the run."),
+    map("messages.queue.byChannel").or("{}").now().doc("The same by channel."),
+    choice("messages.queue.byChannel.*", QUEUE_MODES).now().doc("As `messages.queue.mode`."),
+    choice("messages.queue.drop", &["old", "new", "summarize"]).or("\"summarize\"").now().doc("What gives way when too many wait for one session."),
+    int("messages.queue.cap", 1, ANY_INT).or("20").now().doc("Messages that wait for one session."),
+    int("messages.queue.debounceMs", 0, ANY_INT).or("1000").now().doc("Quiet time before messages that are collected are taken up, in milliseconds."),
+    map("messages.queue.debounceMsByChannel").or("{}").now().doc("The same by channel."),
+    int("messages.queue.debounceMsByChannel.*", 0, ANY_INT).now().doc("As `messages.queue.debounceMs`."),
     open("messages.inbound").doc("Joining of messages that come close together."),
     flag("messages.suppressToolErrors").or("false").doc("Leave tool errors out of replies."),
     open("messages.tts").doc("Speech for replies."),
