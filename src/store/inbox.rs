@@ -2,6 +2,11 @@
 //!
 //! A sender may deliver twice; the pair of source and dedupe key makes the second delivery find the first
 //! (STORE-40). A row is *open* until its message is dealt with: after a restart the open rows are what is left to do.
+//!
+//! Messages that one run answers are a *turn*, which goes by the number of the message that named the run. A run is begun
+//! with [`Db::inbox_begin`], is joined by later messages with [`Db::inbox_join`], and closes all of them at once with
+//! [`Db::inbox_end`]; the caller does so in the transaction that writes what the run said, so that an answer and the end
+//! of what it answers are one. Each of them leaves closed rows as they are: what ended stays ended.
 
 use rusqlite::Row;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
@@ -21,8 +26,11 @@ pub const INBOX_BODY_BYTES_MAX: usize = 32 * 1024 * 1024;
 pub const INBOX_TEXT_BYTES_MAX: usize = 16 * 1024;
 /// Rows given out by one list.
 pub const INBOX_LIST_ROWS_MAX: usize = 500;
+/// Bytes of bodies after which a page of open rows ends, so that a start with long messages takes no more memory. The
+/// first row is given out whatever its size.
+pub const INBOX_PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-const COLUMNS: &str = "id, source, dedupe_key, session_key, body, received_ms, state, decision";
+const COLUMNS: &str = "id, source, dedupe_key, session_key, body, received_ms, state, attempts, turn_id, decision";
 
 /// How far a message has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,23 +41,29 @@ pub enum InboxState {
     Queued,
     /// Waiting for an operator's approval. Open.
     Review,
+    /// Its run was begun. Open, so that a restart begins it again.
+    Running,
     /// Dealt with.
     Done,
     /// Blocked; kept for the operator to look at.
     Quarantined,
     /// Given up.
     Failed,
+    /// It had to give way to others and has no run.
+    Dropped,
 }
 
 impl InboxState {
     /// Every state.
-    pub const ALL: [InboxState; 6] = [
+    pub const ALL: [InboxState; 8] = [
         InboxState::Received,
         InboxState::Queued,
         InboxState::Review,
+        InboxState::Running,
         InboxState::Done,
         InboxState::Quarantined,
         InboxState::Failed,
+        InboxState::Dropped,
     ];
 
     /// The word in the column.
@@ -58,15 +72,18 @@ impl InboxState {
             InboxState::Received => "received",
             InboxState::Queued => "queued",
             InboxState::Review => "review",
+            InboxState::Running => "running",
             InboxState::Done => "done",
             InboxState::Quarantined => "quarantined",
             InboxState::Failed => "failed",
+            InboxState::Dropped => "dropped",
         }
     }
 
     /// Whether something is left to do.
     pub fn is_open(self) -> bool {
-        matches!(self, InboxState::Received | InboxState::Queued | InboxState::Review)
+        use InboxState::{Queued, Received, Review, Running};
+        matches!(self, Received | Queued | Review | Running)
     }
 }
 
@@ -118,6 +135,10 @@ pub struct InboxRow {
     pub received_ms: i64,
     /// How far it has come.
     pub state: InboxState,
+    /// How often its run was begun.
+    pub attempts: u32,
+    /// The turn it had begun in: the number of the message that named the run.
+    pub turn_id: Option<i64>,
     /// What the defender decided, as JSON text, once it has.
     pub decision: Option<String>,
 }
@@ -132,6 +153,8 @@ impl std::fmt::Debug for InboxRow {
             .field("session_key", &self.session_key)
             .field("body_bytes", &self.body.len())
             .field("state", &self.state)
+            .field("attempts", &self.attempts)
+            .field("turn_id", &self.turn_id)
             .finish_non_exhaustive()
     }
 }
@@ -147,6 +170,8 @@ impl InboxRow {
             body: columns.get()?,
             received_ms: columns.get()?,
             state: columns.get()?,
+            attempts: columns.get()?,
+            turn_id: columns.get()?,
             decision: columns.get()?,
         })
     }
@@ -170,16 +195,27 @@ impl Queries {
         self.first(&format!("SELECT {COLUMNS} FROM inbox WHERE id = ?1"), [id], InboxRow::read)
     }
 
-    /// Open messages with numbers above `after_id`, oldest first, at most [`INBOX_LIST_ROWS_MAX`]; start with 0.
+    /// Open messages with numbers above `after_id`, oldest first, until [`INBOX_LIST_ROWS_MAX`] or
+    /// [`INBOX_PAGE_BYTES_MAX`]; start with 0, and go on with the last number until nothing comes.
     ///
     /// # Errors
     /// Those of a statement.
     pub fn inbox_open(&self, after_id: i64) -> Result<Vec<InboxRow>, StoreError> {
-        self.rows(
-            &format!("SELECT {COLUMNS} FROM inbox WHERE is_open = 1 AND id > ?1 ORDER BY id LIMIT ?2"),
-            (after_id, INBOX_LIST_ROWS_MAX as i64),
-            InboxRow::read,
-        )
+        let mut statement = self.prepared(&format!(
+            "SELECT {COLUMNS} FROM inbox WHERE is_open = 1 AND id > ?1 ORDER BY id LIMIT {INBOX_LIST_ROWS_MAX}"
+        ))?;
+        let mut rows = statement.query([after_id])?;
+        let mut page: Vec<InboxRow> = Vec::new();
+        let mut page_bytes = 0;
+        while let Some(row) = rows.next()? {
+            let row = InboxRow::read(row)?;
+            page_bytes += row.body.len();
+            if page_bytes > INBOX_PAGE_BYTES_MAX && !page.is_empty() {
+                break;
+            }
+            page.push(row);
+        }
+        Ok(page)
     }
 
     /// Messages in one state with numbers below `before_id`, newest first, at most `limit` (itself at most
@@ -228,8 +264,8 @@ impl Db<'_> {
             return Err(StoreError::TableFull { what: "inbox", rows_max: INBOX_OPEN_ROWS_MAX });
         }
         self.run(
-            "INSERT INTO inbox (source, dedupe_key, session_key, body, received_ms, state, is_open)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, 1)",
+            "INSERT INTO inbox (source, dedupe_key, session_key, body, received_ms, state, is_open, attempts)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, 1, 0)",
             (new.source, new.dedupe_key, new.session_key, new.body, new.received_ms, InboxState::Received),
         )?;
         let id = self.last_insert_id();
@@ -249,6 +285,52 @@ impl Db<'_> {
             (id, state, state.is_open(), decision),
         )?;
         Ok(n_changed > 0)
+    }
+
+    /// A run begins that answers the messages `ids`, and goes by the number `turn_id`, one of them. Returns how often it
+    /// was begun, this time counted; `None` when the message that names it is closed already: then no run may begin, and
+    /// nothing is changed. Others that are closed already are left as they are.
+    ///
+    /// # Errors
+    /// Those of a statement.
+    pub fn inbox_begin(&self, turn_id: i64, ids: &[i64]) -> Result<Option<u32>, StoreError> {
+        let begin = |id: i64| {
+            self.first(
+                "UPDATE inbox SET state = ?3, attempts = attempts + 1, turn_id = ?2 WHERE id = ?1 AND is_open = 1
+                 RETURNING attempts",
+                (id, turn_id, InboxState::Running),
+                |row| Columns::of(row).get(),
+            )
+        };
+        let Some(attempts) = begin(turn_id)? else { return Ok(None) };
+        for id in ids.iter().filter(|id| **id != turn_id) {
+            begin(*id)?;
+        }
+        Ok(Some(attempts))
+    }
+
+    /// A run that goes on takes one more message (mode `steer`). Returns whether the message was open.
+    ///
+    /// # Errors
+    /// Those of a statement.
+    pub fn inbox_join(&self, id: i64, turn_id: i64) -> Result<bool, StoreError> {
+        let n_changed = self.run(
+            "UPDATE inbox SET state = ?3, turn_id = ?2 WHERE id = ?1 AND is_open = 1",
+            (id, turn_id, InboxState::Running),
+        )?;
+        Ok(n_changed > 0)
+    }
+
+    /// A run ended: closes all messages that it answered. Returns how many were open; 0 when it had ended before.
+    ///
+    /// # Panics
+    /// In debug builds, when `state` is an open one.
+    ///
+    /// # Errors
+    /// Those of a statement.
+    pub fn inbox_end(&self, turn_id: i64, state: InboxState) -> Result<usize, StoreError> {
+        debug_assert!(!state.is_open(), "an end closes");
+        self.run("UPDATE inbox SET state = ?2, is_open = 0 WHERE turn_id = ?1 AND is_open = 1", (turn_id, state))
     }
 
     /// Drops the closed messages with numbers up to `last_id`.
@@ -283,6 +365,8 @@ mod tests {
                     body: String::from(r#"{"text":"hi"}"#),
                     received_ms: 5,
                     state: InboxState::Done,
+                    attempts: 0,
+                    turn_id: None,
                     decision: Some(String::from(r#"{"action":"allow"}"#)),
                 };
                 assert_eq!(row, stored);
@@ -309,9 +393,96 @@ mod tests {
             })
             .unwrap();
         let states: Vec<_> = open.iter().map(|row| row.state).collect();
-        assert_eq!(states, [InboxState::Received, InboxState::Queued, InboxState::Review]);
-        assert_eq!(database.inbox_open_count().unwrap(), 3);
+        use InboxState::{Queued, Received, Review, Running};
+        assert_eq!(states, [Received, Queued, Review, Running]);
+        assert_eq!(database.inbox_open_count().unwrap(), 4);
         assert_eq!(database.inbox_in_state(InboxState::Quarantined, i64::MAX, 9).unwrap().len(), 1);
+    }
+
+    /// Stores messages 1 to `n`, and lets `act` go on.
+    #[track_caller]
+    fn with_messages<T>(n: i64, act: impl FnOnce(&Db<'_>) -> Result<T, StoreError>) -> T {
+        let (_dir, mut database) = scratch();
+        let store = |db: &Db<'_>| {
+            for id in 1..=n {
+                assert_eq!(db.inbox_accept(&inbound("chat.send", &id.to_string()))?, Accepted::New(id));
+                db.inbox_set_state(id, InboxState::Queued, None)?;
+            }
+            act(db)
+        };
+        database.write(store).unwrap()
+    }
+
+    /// Number, state, attempts and turn of each open message.
+    fn left(db: &Db<'_>) -> Vec<(i64, InboxState, u32, Option<i64>)> {
+        db.inbox_open(0).unwrap().iter().map(|row| (row.id, row.state, row.attempts, row.turn_id)).collect()
+    }
+
+    #[test]
+    fn a_restart_knows_what_had_begun_and_how_often() {
+        use InboxState::{Queued, Running};
+        with_messages(5, |db| {
+            assert_eq!(db.inbox_begin(3, &[2, 3])?, Some(1));
+            assert!(db.inbox_join(5, 3)?);
+            assert_eq!(db.inbox_begin(3, &[2, 3, 5])?, Some(2), "begun again");
+            let expected = [
+                (1, Queued, 0, None),
+                (2, Running, 2, Some(3)),
+                (3, Running, 2, Some(3)),
+                (4, Queued, 0, None),
+                (5, Running, 1, Some(3)),
+            ];
+            assert_eq!(left(db), expected);
+            assert_eq!(db.inbox_end(3, InboxState::Done)?, 3);
+            assert_eq!(left(db), [(1, Queued, 0, None), (4, Queued, 0, None)]);
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn what_ended_stays_ended() {
+        with_messages(3, |db| {
+            db.inbox_begin(1, &[1])?;
+            assert_eq!(db.inbox_end(1, InboxState::Done)?, 1);
+            assert_eq!(db.inbox_end(1, InboxState::Failed)?, 0, "a second end");
+            assert_eq!(db.inbox_begin(1, &[1, 2])?, None, "a second run");
+            assert_eq!(left(db)[0], (2, InboxState::Queued, 0, None), "and nothing of it");
+            assert!(!db.inbox_join(1, 2)?, "it cannot be joined to another");
+            assert_eq!(db.inbox_begin(2, &[1, 2])?, Some(1));
+            assert_eq!(db.inbox(1)?.map(|row| (row.state, row.turn_id)), Some((InboxState::Done, Some(1))));
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn open_messages_are_read_in_pages_bounded_by_rows_and_bytes() {
+        let (_dir, mut database) = scratch();
+        let long = "x".repeat(INBOX_PAGE_BYTES_MAX / 2);
+        let too_long = "x".repeat(INBOX_PAGE_BYTES_MAX + 1);
+        let bodies = [long.as_str(), &long, "y", &too_long, "y"];
+        let pages = |db: &Db<'_>| {
+            let mut pages: Vec<Vec<i64>> = Vec::new();
+            loop {
+                let after_id = pages.last().and_then(|page| page.last()).copied().unwrap_or(0);
+                let page = db.inbox_open(after_id).unwrap();
+                if page.is_empty() {
+                    return pages;
+                }
+                pages.push(page.iter().map(|row| row.id).collect());
+            }
+        };
+        let write = |db: &Db<'_>| {
+            for (idx, body) in bodies.into_iter().enumerate() {
+                db.inbox_accept(&NewInbound { body, ..inbound("hooks", &idx.to_string()) })?;
+            }
+            assert_eq!(pages(db), [vec![1, 2], vec![3], vec![4], vec![5]]);
+            for n in 0..INBOX_LIST_ROWS_MAX {
+                db.inbox_accept(&inbound("chat.send", &n.to_string()))?;
+            }
+            assert_eq!(pages(db).iter().map(Vec::len).collect::<Vec<_>>(), [2, 1, 1, INBOX_LIST_ROWS_MAX, 1]);
+            Ok::<_, StoreError>(())
+        };
+        database.write(write).unwrap();
     }
 
     #[test]

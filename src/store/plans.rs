@@ -131,6 +131,9 @@ fn touch_everything(db: &Db<'_>) -> Result<(), StoreError> {
     db.inbox(1)?;
     db.inbox_open(0)?;
     db.inbox_in_state(InboxState::Received, 9, 9)?;
+    db.inbox_begin(1, &[1])?;
+    db.inbox_join(1, 1)?;
+    db.inbox_end(1, InboxState::Done)?;
     db.inbox_set_state(1, InboxState::Done, None)?;
 
     db.decision_record(&NewDecision { session_key: Some("a".into()), ..decision() })?;

@@ -20,7 +20,10 @@ pub struct Migration {
 }
 
 /// Every migration, oldest first.
-pub const MIGRATIONS: &[Migration] = &[Migration { version: 1, sql: include_str!("migrations/001.sql") }];
+pub const MIGRATIONS: &[Migration] = &[
+    Migration { version: 1, sql: include_str!("migrations/001.sql") },
+    Migration { version: 2, sql: include_str!("migrations/002.sql") },
+];
 
 /// The version of a file that has seen every migration.
 pub const VERSION: i64 = MIGRATIONS.len() as i64;
@@ -95,5 +98,25 @@ mod tests {
         assert_eq!(dump(&conn), before);
         assert_eq!(version(&conn).unwrap(), 1);
         assert_eq!(conn.query_row("SELECT x FROM a", [], |row| row.get::<_, i64>(0)).unwrap(), 7);
+    }
+
+    #[test]
+    fn messages_from_before_runs_were_counted_are_kept() {
+        let mut conn = Connection::open_in_memory().unwrap();
+        migrate(&mut conn, &MIGRATIONS[..1]).unwrap();
+        let insert =
+            "INSERT INTO inbox (id, source, dedupe_key, session_key, received_ms, state, is_open, decision, body)
+             VALUES (?1, 'hooks', ?1, 'agent:main:main', 5, ?2, ?3, '{}', 'body ' || ?1)";
+        conn.execute(insert, (7, "received", true)).unwrap();
+        conn.execute(insert, (9, "done", false)).unwrap();
+
+        migrate(&mut conn, MIGRATIONS).unwrap();
+
+        let sql =
+            "SELECT id || ' ' || dedupe_key || ' ' || received_ms || ' ' || state || ' ' || is_open || ' ' || attempts
+             || ' ' || ifnull(turn_id, 'none') || ' ' || decision || ' ' || body FROM inbox ORDER BY id";
+        let mut statement = conn.prepare(sql).unwrap();
+        let rows: Vec<String> = statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+        assert_eq!(rows, ["7 7 5 received 1 0 none {} body 7", "9 9 5 done 0 0 none {} body 9"]);
     }
 }

@@ -14,7 +14,7 @@
 //! is next among the sessions), [`lease`] (how long a run may go on, and be silent).
 //!
 //! **Invariant:** at most one run of a session is active, and messages of a session have their turns in the order of
-//! their inbox numbers. **Invariant:** a run id is known once: what waits or runs is not taken a second time, and a run
+//! their inbox numbers (those that a run took while it went on are part of its turn). **Invariant:** a run id is known once: what waits or runs is not taken a second time, and a run
 //! ends once. **Invariant:** a session whose run ended, and for which something waits, is in line for its next turn; so no
 //! lane is ever stuck behind a session. **Invariant:** what does not wait any more and had no turn was handed to the owner
 //! with a reason.
@@ -149,8 +149,8 @@ pub struct Item {
     pub merge: Merge,
     /// What it says, shortened by [`summary_line`], for the turn after it had to give way.
     pub line: String,
-    /// The number of the newest message of the turn that it had begun in before a restart. Messages with the same number
-    /// have one turn again, and never give way because too many wait.
+    /// The turn that it had begun in before a restart: the number of the message whose run that was. Messages of one turn
+    /// have one turn again, by the same run, and never give way because too many wait.
     pub begun: Option<i64>,
     /// When it arrived, in milliseconds since 1970; for its owner.
     pub at_ms: i64,
@@ -217,7 +217,7 @@ impl Why {
 /// A run to be started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Turn {
-    /// Its id: that of the newest of its messages.
+    /// Its id: that of the newest of its messages, or the one it had before a restart.
     pub run_id: String,
     /// Its session.
     pub session: SessionKey,
@@ -392,9 +392,8 @@ impl Scheduler {
         let (lane, key) = self.rings.choose(&self.limits)?;
         let session = self.sessions.get_mut(&key).expect("who is in line is there");
         session.place = Place::Nowhere;
-        let (items, dropped_summary) = session.take_turn();
+        let (items, run_id, dropped_summary) = session.take_turn();
         self.n_waiting -= items.len();
-        let run_id = items.last().expect("a turn has a message").run_id.clone();
         let turn = Turn { run_id, session: key, lane, items, dropped_summary };
         self.rings.take(lane);
         self.activate(&turn);

@@ -13,7 +13,7 @@ pub(super) const QUIET_TIMES_MAX: i64 = 4;
 #[derive(Debug, Default)]
 pub(super) struct Session {
     pub(super) slot: Slot,
-    /// Oldest first, by their numbers.
+    /// Oldest first ([`rank`]).
     pub(super) waiting: VecDeque<Waiting>,
     pub(super) left_out: LeftOut,
     /// Where it stands among the sessions.
@@ -147,11 +147,11 @@ impl Session {
         gone
     }
 
-    /// Lets a message wait in the order of the numbers; says how many wait before it.
+    /// Lets a message wait in its order; says how many wait before it.
     pub(super) fn push(&mut self, item: Item, now_ms: i64) -> usize {
         let came_while_busy =
             !matches!(self.slot, Slot::Idle) || self.waiting.iter().any(|other| other.came_while_busy);
-        let idx = self.waiting.iter().rposition(|other| other.item.id < item.id).map_or(0, |idx| idx + 1);
+        let idx = self.waiting.iter().rposition(|other| rank(&other.item) < rank(&item)).map_or(0, |idx| idx + 1);
         self.waiting.insert(idx, Waiting { item, since_ms: now_ms, came_while_busy });
         idx
     }
@@ -182,8 +182,8 @@ impl Session {
         Some(last.since_ms.saturating_add(quiet_ms).min(at_latest_ms))
     }
 
-    /// Takes out the messages of the next turn, and what the model is to know of those that gave way.
-    pub(super) fn take_turn(&mut self) -> (Vec<Item>, Option<String>) {
+    /// Takes out the messages of the next turn, the run it goes by, and what the model is to know of those that gave way.
+    pub(super) fn take_turn(&mut self) -> (Vec<Item>, String, Option<String>) {
         self.has_waited = false;
         let mut items: Vec<Item> = Vec::new();
         while let Some(next) = self.waiting.front() {
@@ -192,9 +192,11 @@ impl Session {
             }
             items.extend(self.waiting.pop_front().map(|waiting| waiting.item));
         }
+        let namer = items.iter().find(|item| item.begun == Some(item.id)).or(items.last());
+        let run_id = namer.expect("only a session for which something waits has a turn").run_id.clone();
         let is_continued = items.first().is_some_and(|first| first.begun.is_some());
         let summary = if is_continued { None } else { self.left_out.take() };
-        (items, summary)
+        (items, run_id, summary)
     }
 
     /// Whether there is nothing to remember of it.
@@ -221,12 +223,18 @@ impl Session {
     pub(super) fn check_invariants(&self) {
         assert!(!self.is_over(), "no session is kept for nothing");
         assert_eq!(self.place, self.belongs(), "it stands where it belongs");
-        assert!(self.waiting.iter().map(|waiting| waiting.item.id).is_sorted(), "messages wait in their order");
+        assert!(self.waiting.iter().map(|waiting| rank(&waiting.item)).is_sorted(), "messages wait in their order");
         assert!(self.left_out.lines.len() <= SUMMARY_LINES_MAX, "what is told of those that gave way is bounded");
         if let Some(active) = self.active() {
             assert!(active.answers.contains(&active.run_id), "a run answers its own message");
         }
     }
+}
+
+/// What messages of a session are ordered by: their numbers, except that those which a run took while it went on stand
+/// where it stands.
+fn rank(item: &Item) -> (i64, i64) {
+    (item.begun.unwrap_or(item.id), item.id)
 }
 
 /// Whether `next` is answered in the turn that begins with `first`.

@@ -519,6 +519,22 @@ fn what_had_begun_before_a_restart_begins_again_as_it_was() {
 }
 
 #[test]
+fn what_a_run_had_taken_before_a_restart_is_part_of_its_turn_again() {
+    let mut scheduler = Scheduler::new(LIMITS);
+    let begun = |id, mode| Item { begun: Some(2), ..item(id, "a", mode) };
+    for item in
+        [begun(2, Mode::Followup), item(3, "a", Mode::Followup), begun(4, Mode::Steer), item(5, "a", Mode::Steer)]
+    {
+        scheduler.restore(item, 0);
+    }
+    let turn = scheduler.next(0).unwrap();
+    assert_eq!(turn.run_id, "r2");
+    assert_eq!(turn.items.iter().map(|item| item.id).collect::<Vec<_>>(), [2, 4]);
+    assert_eq!(scheduler.answered_by("r4"), Some("r2"));
+    assert_eq!(turns_of_a(&mut scheduler, 0), [[3], [5]]);
+}
+
+#[test]
 fn a_line_is_the_start_of_what_was_said() {
     assert_eq!(summary_line("  buy \n\t milk  "), "buy milk");
     assert_eq!(summary_line(""), "");
