@@ -7,6 +7,7 @@ use super::locality::Head;
 use crate::config::settings::Settings;
 use crate::config::settings::gateway::AuthMode;
 use crate::protocol::connect::Credentials;
+use crate::protocol::version::Protocol;
 use crate::runtime::random;
 
 /// Compares texts in constant time by their authentication codes under a key of this process, so that neither content
@@ -109,7 +110,8 @@ impl Refusal {
     }
 }
 
-/// Tries the shared secret (or what the mode asks instead).
+/// Tries the shared secret (or what the mode asks instead). Protocol 3 looks for it in the field of its name alone,
+/// protocol 4 in the other one too.
 ///
 /// # Errors
 /// Why it does not suffice; a device token may still.
@@ -118,10 +120,12 @@ pub fn check_shared(
     credentials: &Credentials,
     head: &Head<'_>,
     comparer: &Comparer,
+    protocol: Protocol,
 ) -> Result<Admission, Refusal> {
     let auth = &settings.gateway.auth;
     let sent = |first: &Option<String>, second: &Option<String>| {
-        [first, second].into_iter().flatten().find(|text| !text.is_empty()).cloned()
+        let second = second.as_ref().filter(|_| protocol == Protocol::V4);
+        [first.as_ref(), second].into_iter().flatten().find(|text| !text.is_empty()).cloned()
     };
     match auth.mode {
         AuthMode::None => Ok(Admission::None),
@@ -185,12 +189,28 @@ mod tests {
     }
 
     #[test]
+    fn protocol_3_reads_the_field_of_the_secret_alone() {
+        let mut settings = Settings::for_tests();
+        settings.gateway.auth.mode = AuthMode::Token;
+        settings.gateway.auth.token = Some(Secret::new("s3cret"));
+        settings.gateway.auth.password = Some(Secret::new("s3cret"));
+        let comparer = Comparer::new();
+        let check =
+            |settings: &Settings, t, p| check_shared(settings, &credentials(t, p), &head(&[]), &comparer, Protocol::V3);
+        assert_eq!(check(&settings, Some("s3cret"), None), Ok(Admission::Token));
+        assert_eq!(check(&settings, None, Some("s3cret")), Err(Refusal::TokenMissing));
+        settings.gateway.auth.mode = AuthMode::Password;
+        assert_eq!(check(&settings, Some("s3cret"), None), Err(Refusal::PasswordMissing));
+        assert_eq!(check(&settings, None, Some("s3cret")), Ok(Admission::Password));
+    }
+
+    #[test]
     fn either_field_may_carry_the_shared_secret() {
         let mut settings = Settings::for_tests();
         settings.gateway.auth.mode = AuthMode::Token;
         settings.gateway.auth.token = Some(Secret::new("s3cret"));
         let comparer = Comparer::new();
-        let check = |t, p| check_shared(&settings, &credentials(t, p), &head(&[]), &comparer);
+        let check = |t, p| check_shared(&settings, &credentials(t, p), &head(&[]), &comparer, Protocol::V4);
         assert_eq!(check(Some("s3cret"), None), Ok(Admission::Token));
         assert_eq!(check(None, Some("s3cret")), Ok(Admission::Token));
         assert_eq!(check(Some("s3cret "), None), Err(Refusal::TokenMismatch));
@@ -203,10 +223,10 @@ mod tests {
         let mut settings = Settings::for_tests();
         settings.gateway.auth.mode = AuthMode::Token;
         settings.gateway.auth.token = None;
-        let got = check_shared(&settings, &credentials(Some(""), Some("")), &head(&[]), &Comparer::new());
+        let got = check_shared(&settings, &credentials(Some(""), Some("")), &head(&[]), &Comparer::new(), Protocol::V4);
         assert_eq!(got, Err(Refusal::TokenNotConfigured));
         settings.gateway.auth.mode = AuthMode::Password;
-        let got = check_shared(&settings, &credentials(Some("x"), None), &head(&[]), &Comparer::new());
+        let got = check_shared(&settings, &credentials(Some("x"), None), &head(&[]), &Comparer::new(), Protocol::V4);
         assert_eq!(got, Err(Refusal::PasswordNotConfigured));
     }
 
@@ -219,7 +239,7 @@ mod tests {
         settings.gateway.auth.trusted_proxy.allow_users = vec!["ann".to_owned()];
         let check = |settings: &Settings, list: &[(&str, &str)]| {
             let headers: Vec<_> = list.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-            check_shared(settings, &Credentials::default(), &head(&headers), &Comparer::new())
+            check_shared(settings, &Credentials::default(), &head(&headers), &Comparer::new(), Protocol::V4)
                 .map_err(|refusal| refusal.reason().to_owned())
         };
         assert_eq!(check(&settings, &[]), Err("trusted_proxy_untrusted_source".to_owned()));
@@ -235,7 +255,7 @@ mod tests {
         let from_here = |settings: &Settings| {
             let headers = [("x-proof".to_owned(), "1".to_owned()), ("x-user".to_owned(), "ann".to_owned())];
             let head = Head { peer: "::1".parse().unwrap(), headers: &headers };
-            check_shared(settings, &Credentials::default(), &head, &Comparer::new())
+            check_shared(settings, &Credentials::default(), &head, &Comparer::new(), Protocol::V4)
         };
         settings.gateway.trusted_proxies = vec![Cidr::parse("::1/128").unwrap()];
         let refused = Refusal::TrustedProxy("trusted_proxy_loopback_source".to_owned());

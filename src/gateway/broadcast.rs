@@ -73,6 +73,8 @@ events! {
     DEVICE_PAIR_REQUESTED = "device.pair.requested", true, PAIRING, PAIRING, DropIfSlow;
     /// And was answered.
     DEVICE_PAIR_RESOLVED = "device.pair.resolved", true, PAIRING, PAIRING, DropIfSlow;
+    /// A paired device got another name.
+    DEVICE_PAIR_CHANGED = "device.pair.changed", false, PAIRING, PAIRING, DropIfSlow;
     /// Words that wake a listening client.
     VOICEWAKE_CHANGED = "voicewake.changed", true, Addressed, Addressed, DropIfSlow;
     /// What the defender decided.
@@ -124,6 +126,8 @@ pub enum For<'a> {
     SessionRuns(&'a SessionKey),
     /// The same, on one protocol.
     SessionRunsOn(&'a SessionKey, Protocol),
+    /// Those of another choice who speak one protocol.
+    Those(&'a For<'a>, Protocol),
 }
 
 impl For<'_> {
@@ -135,6 +139,8 @@ impl For<'_> {
             For::AllBut(one) => conn != one,
             For::SessionList => subscriptions.sessions,
             For::SessionMessages(key) => subscriptions.sessions || subscriptions.messages.contains(key),
+            For::Those(_, protocol) if ready.caller.protocol != protocol => false,
+            For::Those(choice, _) => choice.includes(conn, ready),
             For::SessionRunsOn(_, protocol) if ready.caller.protocol != protocol => false,
             For::SessionRuns(key) | For::SessionRunsOn(key, _) => {
                 !ready.caller.caps.session_scoped_events

@@ -83,6 +83,13 @@ pub enum Fact {
     Voicewake(Vec<String>),
     /// Heartbeats were switched.
     Heartbeats(bool),
+    /// A request to be paired was answered.
+    PairAnswered {
+        /// Which.
+        request_id: String,
+        /// How.
+        end: super::upgrades::End,
+    },
 }
 
 impl Gateway {
@@ -128,6 +135,7 @@ impl Gateway {
                 self.voicewake = triggers;
                 self.tell_voicewake();
             }
+            Fact::PairAnswered { request_id, end } => self.upgrade_ended(&request_id, end, now.wall_ms),
             Fact::Heartbeats(enabled) => {
                 self.heartbeats_enabled = enabled;
                 self.health_cache = Default::default();

@@ -12,6 +12,7 @@ use super::effect::{Done, Effect, Job, Origin, Work};
 use super::limiter::{Kind, Subject};
 use super::locality::{Head, OriginVerdict};
 use super::pairing::{Ask, Paired, Pending, Profile, Reason};
+use super::upgrades::End;
 use super::{Fact, Gateway, hello};
 use crate::protocol::connect::{ClientId, ClientMode, ConnectParams, Credentials};
 use crate::protocol::device::{self, Device, NonceRule, ProofError};
@@ -158,7 +159,7 @@ impl Gateway {
             address,
             origin: head.origin().map(str::to_owned),
         };
-        let shared = self.try_shared(&credentials, &head, &who, now.wall_ms);
+        let shared = self.try_shared(&credentials, &head, &who, now.wall_ms, protocol);
 
         self.check_device_present(&params, role, protocol, &who, &shared).map_err(refuse)?;
         let rule = if protocol == Protocol::V3 && who.local { NonceRule::MayBeAbsent } else { NonceRule::Required };
@@ -208,6 +209,7 @@ impl Gateway {
         head: &Head<'_>,
         who: &Where,
         now_ms: i64,
+        protocol: Protocol,
     ) -> Result<Admission, Refusal> {
         if head.is_unattributable(&self.config.settings) {
             return Err(Refusal::ProxyAttribution);
@@ -216,7 +218,7 @@ impl Gateway {
         if let Some(retry_after_ms) = self.limiter.locked_for_ms(&subject, now_ms) {
             return Err(Refusal::RateLimited { retry_after_ms });
         }
-        let result = check_shared(&self.config.settings, credentials, head, &self.comparer);
+        let result = check_shared(&self.config.settings, credentials, head, &self.comparer, protocol);
         if result.is_ok() {
             self.limiter.succeeded(&subject);
         }
@@ -323,13 +325,7 @@ impl Gateway {
         let exempt = params.client.id == ClientId::ControlUi
             && (control_ui.dangerously_disable_device_auth || caller.admission == Admission::None)
             || caller.protocol == Protocol::V4 && is_local_backend(params, who);
-        let known = self.devices.get(&device.id).is_some();
-        if exempt && !known {
-            // Such a client comes and goes; it gets no record and no token.
-            admitted.device = None;
-            return Ok(Verdict::Hello(Box::new(admitted)));
-        }
-        let profile = Profile::of(params, who.address, caller.role);
+        let profile = Profile::of(params, who.address, caller.protocol);
         let ask = Ask {
             device_id: &device.id,
             public_key: &device.public_key,
@@ -338,12 +334,22 @@ impl Gateway {
             profile: &profile,
         };
         let before = self.devices.get(&device.id).cloned();
-        let reason = if exempt { None } else { self.devices.needs_approval(&device, caller.role, &caller.scopes) };
-        let mut record = match (reason, before.clone()) {
-            (None, Some(record)) => record,
-            (reason, before) => {
-                let reason = reason.unwrap_or(Reason::NotPaired);
-                if !self.is_silent(reason, &admitted, before.as_ref(), who) {
+        let said = (caller.protocol == Protocol::V4 && !exempt).then_some(&profile);
+        let reasons = self.devices.needs_approval(&device, caller.role, &caller.scopes, said);
+        if exempt && !reasons.is_empty() {
+            // Such a client needs no approval, and so gets no record and no token that one would have to stand behind.
+            admitted.device = None;
+            return Ok(Verdict::Hello(Box::new(admitted)));
+        }
+        let mut record = match (reasons.as_slice(), before.clone()) {
+            ([], Some(mut record)) => {
+                record.profile.refresh(profile.clone());
+                record
+            }
+            (reasons, before) => {
+                debug_assert!(!reasons.is_empty(), "a device without a record has a reason to be asked about");
+                let told = reasons.iter().find(|reason| !self.is_silent(**reason, &admitted, before.as_ref(), who));
+                if let Some(&reason) = told {
                     return Err(self.ask_for_approval(&ask, reason, before.as_ref(), caller.protocol, now.wall_ms));
                 }
                 let request = self.devices.ask(&ask, now.wall_ms);
@@ -353,7 +359,6 @@ impl Gateway {
                 record
             }
         };
-        record.profile = profile;
         record.last_seen_at_ms = now.wall_ms;
         if caller.admission == Admission::DeviceToken {
             record.used_token(caller.role, now.wall_ms);
@@ -379,6 +384,12 @@ impl Gateway {
         match reason {
             Reason::NotPaired => true,
             Reason::RoleUpgrade => false,
+            // A page says whatever it likes of its machine; an app of this machine was updated or moved with it.
+            Reason::MetadataUpgrade => {
+                let is_app =
+                    matches!(caller.client_id, ClientId::MacOs | ClientId::Linux | ClientId::Ios | ClientId::Android);
+                !who.has_origin && is_app && caller.mode == ClientMode::Ui
+            }
             Reason::ScopeUpgrade => match caller.protocol {
                 Protocol::V4 => caller.admission != Admission::DeviceToken,
                 // Protocol 3's own gateway never does this, and its command line then locks itself out: its first
@@ -507,6 +518,7 @@ impl Gateway {
         );
         if let Some(pending) = approved {
             self.pairing_resolved(&pending.request_id, &pending.device_id, "approved", now.wall_ms);
+            self.upgrade_ended(&pending.request_id, End::Approved, now.wall_ms);
         }
         self.presence_changed(For::AllBut(conn));
         if caller.role == Role::Node {

@@ -150,7 +150,7 @@ fn snapshot(gateway: &Gateway, now: Now, caller: &Caller) -> Value {
         defaults["selectionRequired"] = json!(false);
     }
     let mut out = json!({
-        "presence": gateway.presence.entries(),
+        "presence": gateway.presence.entries(caller.protocol),
         "health": gateway.health_value(now, caller.protocol),
         "stateVersion": gateway.state_version(),
         "uptimeMs": gateway.uptime_ms(now),

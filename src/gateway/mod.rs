@@ -41,6 +41,7 @@ mod simulation;
 mod stage;
 pub mod table;
 pub mod unbuilt;
+pub mod upgrades;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -57,6 +58,7 @@ use crate::protocol::ConnId;
 use crate::protocol::frame::Json;
 use crate::protocol::scope::Role;
 use crate::protocol::session_key::KeyRules;
+use crate::protocol::version::Protocol;
 use crate::runtime::clock::Now;
 use crate::runtime::metrics;
 
@@ -65,7 +67,7 @@ use clients::Clients;
 use health::SessionSummary;
 use limiter::Limiter;
 use pairing::{Devices, TokenKey};
-use presence::{Entry, Presence};
+use presence::{Entry, Presence, Shown};
 
 /// How often aged presence entries are looked for.
 const PRESENCE_SWEEP: Duration = Duration::from_secs(30);
@@ -161,6 +163,7 @@ pub struct Gateway {
     canvas_token: String,
     token_key: TokenKey,
     devices: Devices,
+    upgrades: upgrades::Upgrades,
 
     health_version: u64,
     health_made_at_ms: i64,
@@ -206,7 +209,7 @@ impl Gateway {
             ts: now.wall_ms,
             ..Entry::default()
         };
-        own.describe("Gateway");
+        own.describe_gateway();
         let tick = config.settings.gateway.server.tick_interval;
         metrics::RPC_REQUESTS.declare(table::sorted().iter().map(|method| method.name).chain([dispatch::UNKNOWN]));
         metrics::DECISIONS.declare([Action::Allow, Action::Review, Action::Block].map(Action::as_str));
@@ -233,6 +236,7 @@ impl Gateway {
             canvas_token: crate::runtime::random::token(),
             token_key,
             devices: kept.devices,
+            upgrades: upgrades::Upgrades::default(),
             health_version: 1,
             health_made_at_ms: now.wall_ms,
             health_cache: Default::default(),
@@ -336,6 +340,7 @@ impl Gateway {
             }
             self.inbound.forget_old_runs(now.wall_ms);
             self.save_system_events(now);
+            self.expire_upgrades(now.wall_ms);
         }
         if now.mono >= self.next_health {
             self.next_health = now.mono + Duration::from_millis(health::REFRESH_MS as u64);
@@ -398,11 +403,22 @@ impl Gateway {
         answer: &T,
         write: impl FnOnce(&crate::store::db::Db<'_>) -> Result<(), crate::store::StoreError> + Send + 'static,
     ) -> Result<(), crate::protocol::error::RpcError> {
+        self.store_tell_and_answer(call, answer, Vec::new(), write)
+    }
+
+    /// The same, with facts that are applied before the answer.
+    fn store_tell_and_answer<T: serde::Serialize>(
+        &mut self,
+        call: &table::Call,
+        answer: &T,
+        facts: Vec<Fact>,
+        write: impl FnOnce(&crate::store::db::Db<'_>) -> Result<(), crate::store::StoreError> + Send + 'static,
+    ) -> Result<(), crate::protocol::error::RpcError> {
         let answer = Json::of(answer)?;
         let origin = Origin::Request { conn: call.conn(), id: call.id.clone(), method: call.method };
         let work = Work::Store(Box::new(move |db| {
             write(db)?;
-            Ok(Done { answer: Some(answer), facts: Vec::new() })
+            Ok(Done { answer: Some(answer), facts })
         }));
         self.effects.push_back(Effect::Start(Job { origin, work }));
         Ok(())
@@ -436,7 +452,8 @@ impl Gateway {
         format!("{}/{}", self.state_dir, crate::store::dir::DATABASE_FILE)
     }
 
-    /// Enters a new connection into the presence list; command lines, programs and probes come and go too fast to show.
+    /// Enters a new connection into the presence list. Command lines come and go too fast to show; programs and probes
+    /// are shown on protocol 3 alone.
     fn enter_presence(
         &mut self,
         now: Now,
@@ -444,9 +461,11 @@ impl Gateway {
         params: &crate::protocol::connect::ConnectParams,
     ) -> Option<String> {
         use crate::protocol::connect::ClientMode::{Backend, Cli, Probe};
-        if matches!(caller.mode, Cli | Backend | Probe) {
-            return None;
-        }
+        let shown = match caller.mode {
+            Cli => return None,
+            Backend | Probe => Shown::OnlyV3,
+            _ => Shown::All,
+        };
         let client = &params.client;
         let text = |value: &Option<crate::protocol::params::NonEmpty>| value.as_ref().map(|v| v.0.clone());
         let instance = text(&client.instance_id);
@@ -469,16 +488,17 @@ impl Gateway {
             ts: now.wall_ms,
             ..Entry::default()
         };
-        entry.describe("Node");
-        self.presence.put(&key, entry, true);
+        entry.text = format!("Node: {} · mode {}", entry.host.as_deref().unwrap_or("unknown"), client.mode.as_str());
+        self.presence.put(&key, entry, true, shown);
         Some(key)
     }
 
     fn presence_changed(&mut self, to: For<'_>) {
-        let payload = Json::of(&serde_json::json!({ "presence": self.presence.entries() }));
         let version = Some(self.state_version());
-        if let Ok(payload) = payload {
-            self.broadcast_versioned(&broadcast::PRESENCE, to, &payload, version);
+        for protocol in [Protocol::V3, Protocol::V4] {
+            if let Ok(payload) = Json::of(&serde_json::json!({ "presence": self.presence.entries(protocol) })) {
+                self.broadcast_versioned(&broadcast::PRESENCE, For::Those(&to, protocol), &payload, version);
+            }
         }
     }
 
@@ -491,7 +511,7 @@ impl Gateway {
     /// What must hold between events; each clause says what.
     fn check_invariants(&self) -> bool {
         assert!(self.inbound.len() <= inbound::MESSAGES_MAX, "messages on their way are bounded");
-        assert!(self.presence.entries().len() <= presence::ENTRIES_MAX, "presence is bounded");
+        assert!(self.presence.len() <= presence::ENTRIES_MAX, "presence is bounded");
         for (conn, ready) in self.clients.all_ready() {
             assert_eq!(ready.caller.conn, conn, "a connection's caller is its own");
             assert!(

@@ -15,9 +15,10 @@ use ring::hmac;
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::connect::ConnectParams;
+use crate::protocol::connect::{ClientId, ClientMode, ConnectParams};
 use crate::protocol::device::Device;
 use crate::protocol::scope::{Role, Scopes};
+use crate::protocol::version::Protocol;
 use crate::runtime::random;
 use crate::store::devices::{DEVICES_PAIRED_MAX, PAIRS_PENDING_MAX, PAIRS_PENDING_TTL_MS};
 
@@ -102,20 +103,111 @@ pub struct Profile {
 impl Profile {
     /// From a connect. A loopback address says nothing and is left out, as upstream does.
     ///
-    /// A node that does not say its family gets that of its platform, as protocol 4's gateway does.
-    pub fn of(params: &ConnectParams, address: std::net::IpAddr, role: Role) -> Profile {
+    /// A node host that names its machine as protocol 3 did gets protocol 4's names for it, as from upstream's gateway.
+    pub fn of(params: &ConnectParams, address: std::net::IpAddr, protocol: Protocol) -> Profile {
         let client = &params.client;
-        let implied = (role == Role::Node && client.platform.0.trim().to_ascii_lowercase().starts_with("linux"))
-            .then(|| "Linux".to_owned());
         let text = |value: &Option<crate::protocol::params::NonEmpty>| value.as_ref().map(|v| v.0.clone());
+        let (mut platform, mut family) = (client.platform.0.clone(), text(&client.device_family));
+        let is_node_host = client.id == ClientId::NodeHost && client.mode == ClientMode::Node;
+        if let Some((_, name, of)) =
+            MACHINES.iter().find(|(known, ..)| protocol == Protocol::V4 && is_node_host && *known == platform)
+            && family.as_deref().is_none_or(|said| fold(Some(said)) == fold(Some(of)))
+        {
+            platform = (*name).to_owned();
+            family = family.or_else(|| Some((*of).to_owned()));
+        }
         Profile {
             display_name: text(&client.display_name),
-            platform: Some(client.platform.0.clone()),
-            device_family: text(&client.device_family).or(implied),
+            platform: Some(platform),
+            device_family: family,
             client_id: Some(client.id.as_str().to_owned()),
             client_mode: Some(client.mode.as_str().to_owned()),
             remote_ip: (!address.is_loopback()).then(|| address.to_string()),
         }
+    }
+}
+
+/// Platforms as clients name them, with protocol 4's name and the family.
+const MACHINES: [(&str, &str, &str); 5] = [
+    ("darwin", "macos", "Mac"),
+    ("macos", "macos", "Mac"),
+    ("win32", "windows", "Windows"),
+    ("windows", "windows", "Windows"),
+    ("linux", "linux", "Linux"),
+];
+
+/// As metadata is compared: without spaces around, ASCII in lower case; absent is empty.
+fn fold(text: Option<&str>) -> String {
+    text.unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+/// Which of the apps' systems a platform names, for the app that names it so: its version may change by itself.
+fn app_system(client_id: &str, platform: &str) -> Option<&'static str> {
+    let (name, rest) = platform.split_once(' ').map_or((platform, None), |(name, rest)| (name, Some(rest)));
+    let is_version = rest.is_some_and(|version| {
+        version.split('.').count() <= 3
+            && version.split('.').all(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+    });
+    match (ClientId::parse(client_id)?, name) {
+        (ClientId::Ios, "ios" | "ipados") => Some("ios"),
+        (ClientId::Android, "android") => Some("android"),
+        (ClientId::WatchOs, "watchos") if is_version => Some("watchos"),
+        (ClientId::MacOs, "macos") if is_version => Some("macos"),
+        _ => None,
+    }
+}
+
+/// What a device that comes back says of its machine, beside what it was approved with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Machine {
+    /// The same, or another name for the same.
+    Same,
+    /// The same with another version of its system.
+    Updated,
+    /// Another one: the device must be approved again.
+    Other,
+}
+
+impl Profile {
+    /// Compares with what a client says now, by the rules of protocol 4's gateway: platform and family stay what they
+    /// were approved as, whatever the client holds. What was never said is not pinned.
+    pub fn machine(&self, now: &Profile) -> Machine {
+        let (pinned, said) = (fold(self.platform.as_deref()), fold(now.platform.as_deref()));
+        let (pinned_family, family) = (fold(self.device_family.as_deref()), fold(now.device_family.as_deref()));
+        if !pinned_family.is_empty() && pinned_family != family {
+            return Machine::Other;
+        }
+        if pinned.is_empty() || pinned == said {
+            return Machine::Same;
+        }
+        let client_id = now.client_id.as_deref().unwrap_or_default();
+        let is_node_host =
+            client_id == ClientId::NodeHost.as_str() && now.client_mode.as_deref() == Some(ClientMode::Node.as_str());
+        let machine = |name: &str| MACHINES.iter().find(|(known, ..)| *known == name);
+        let renamed = machine(&pinned).is_some_and(|(_, name, of)| {
+            pinned_family.is_empty() && *name != pinned && *name == said && fold(Some(of)) == family
+        });
+        let same_host = is_node_host && machine(&pinned).zip(machine(&said)).is_some_and(|(a, b)| a.1 == b.1);
+        let (was, is) = (app_system(client_id, &pinned), app_system(client_id, &said));
+        let mac_app = app_system(ClientId::MacOs.as_str(), &pinned).is_some();
+        if renamed || same_host || is_node_host && mac_app && ["darwin", "macos"].contains(&said.as_str()) {
+            return Machine::Same;
+        }
+        if is.is_some() && is == was || is == Some("macos") && ["darwin", "macos"].contains(&pinned.as_str()) {
+            return Machine::Updated;
+        }
+        Machine::Other
+    }
+
+    /// Takes in what a device said when it came back: all but the machine, which only an approval changes.
+    pub fn refresh(&mut self, now: Profile) {
+        let machine = self.machine(&now);
+        let Profile { display_name, platform, client_id, client_mode, remote_ip, device_family: _ } = now;
+        if machine == Machine::Updated {
+            self.platform = platform;
+        }
+        self.display_name = display_name.or(self.display_name.take());
+        (self.client_id, self.client_mode, self.remote_ip) = (client_id, client_mode, remote_ip);
     }
 }
 
@@ -268,6 +360,8 @@ pub enum Reason {
     RoleUpgrade,
     /// It asks for more than it was approved for.
     ScopeUpgrade,
+    /// It says that it is another machine than the one that was approved.
+    MetadataUpgrade,
 }
 
 impl Reason {
@@ -277,6 +371,7 @@ impl Reason {
             Reason::NotPaired => "not-paired",
             Reason::RoleUpgrade => "role-upgrade",
             Reason::ScopeUpgrade => "scope-upgrade",
+            Reason::MetadataUpgrade => "metadata-upgrade",
         }
     }
 
@@ -286,6 +381,7 @@ impl Reason {
             Reason::NotPaired => "pairing required: device is not approved yet",
             Reason::RoleUpgrade => "pairing required: device is asking for a higher role than currently approved",
             Reason::ScopeUpgrade => "pairing required: device is asking for more scopes than currently approved",
+            Reason::MetadataUpgrade => "pairing required: device identity changed and must be re-approved",
         }
     }
 
@@ -295,6 +391,7 @@ impl Reason {
             Reason::NotPaired => "Approve this device from the pending pairing requests.",
             Reason::RoleUpgrade => "Review the requested role upgrade, then approve the pending request.",
             Reason::ScopeUpgrade => "Review the requested scopes, then approve the pending upgrade.",
+            Reason::MetadataUpgrade => "Review the refreshed device details, then approve the pending request.",
         }
     }
 }
@@ -336,16 +433,19 @@ impl Devices {
         self.pending.iter().find(|p| p.request_id == request_id && now_ms - p.ts < PAIRS_PENDING_TTL_MS)
     }
 
-    /// Whether `device` needs an approval for what it asks, and why.
-    pub fn needs_approval(&self, device: &Device, role: Role, wanted: &Scopes) -> Option<Reason> {
+    /// Why `device` needs an approval for what it asks, in upstream's order; empty when it needs none. `said` is what
+    /// it says of its machine, where that counts: on protocol 4.
+    pub fn needs_approval(&self, device: &Device, role: Role, wanted: &Scopes, said: Option<&Profile>) -> Vec<Reason> {
         let Some(record) = self.paired.get(&device.id).filter(|record| record.public_key == device.public_key) else {
-            return Some(Reason::NotPaired);
+            return vec![Reason::NotPaired];
         };
-        if !record.roles.iter().any(|known| known == role.as_str()) {
-            return Some(Reason::RoleUpgrade);
-        }
+        let is_other = said.is_some_and(|said| record.profile.machine(said) == Machine::Other);
+        let is_new_role = !record.roles.iter().any(|known| known == role.as_str());
         // A node's scopes mean nothing; what it may do is its list of commands.
-        (role == Role::Operator && !record.granted().cover(wanted)).then_some(Reason::ScopeUpgrade)
+        let is_wider = role == Role::Operator && !record.granted().cover(wanted);
+        let reasons =
+            [(is_other, Reason::MetadataUpgrade), (is_new_role, Reason::RoleUpgrade), (is_wider, Reason::ScopeUpgrade)];
+        reasons.into_iter().filter_map(|(holds, reason)| holds.then_some(reason)).collect()
     }
 
     /// The record of a device after approving it for `role` and `scopes`; not entered yet.
@@ -462,14 +562,79 @@ mod tests {
     fn a_device_is_asked_about_until_it_is_approved_for_what_it_wants() {
         let mut devices = Devices::default();
         let (read, all, profile) = (scopes(&["operator.read"]), scopes(&["operator.admin"]), Profile::default());
-        assert_eq!(devices.needs_approval(&device(), Role::Operator, &read), Some(Reason::NotPaired));
+        let needs = |devices: &Devices, device: &Device, role, wanted: &Scopes| {
+            devices.needs_approval(device, role, wanted, None)
+        };
+        assert_eq!(needs(&devices, &device(), Role::Operator, &read), [Reason::NotPaired]);
         let record = devices.approved(&ask(Role::Operator, &read, &profile), "owner", 1);
         devices.put(record);
-        assert_eq!(devices.needs_approval(&device(), Role::Operator, &read), None);
-        assert_eq!(devices.needs_approval(&device(), Role::Operator, &all), Some(Reason::ScopeUpgrade));
-        assert_eq!(devices.needs_approval(&device(), Role::Node, &read), Some(Reason::RoleUpgrade));
+        assert_eq!(needs(&devices, &device(), Role::Operator, &read), []);
+        assert_eq!(needs(&devices, &device(), Role::Operator, &all), [Reason::ScopeUpgrade]);
+        assert_eq!(needs(&devices, &device(), Role::Node, &read), [Reason::RoleUpgrade]);
         let stranger = Device { id: "d1".to_owned(), public_key: "other".to_owned() };
-        assert_eq!(devices.needs_approval(&stranger, Role::Operator, &read), Some(Reason::NotPaired));
+        assert_eq!(needs(&devices, &stranger, Role::Operator, &read), [Reason::NotPaired]);
+    }
+
+    fn profile(client: ClientId, mode: ClientMode, platform: &str, family: Option<&str>) -> Profile {
+        Profile {
+            platform: Some(platform.to_owned()),
+            device_family: family.map(str::to_owned),
+            client_id: Some(client.as_str().to_owned()),
+            client_mode: Some(mode.as_str().to_owned()),
+            ..Profile::default()
+        }
+    }
+
+    #[test]
+    fn another_machine_is_another_approval() {
+        let cli = |platform, family| profile(ClientId::Cli, ClientMode::Cli, platform, family);
+        let host = |platform, family| profile(ClientId::NodeHost, ClientMode::Node, platform, family);
+        let app = |platform| profile(ClientId::MacOs, ClientMode::Ui, platform, None);
+        let ios = |platform| profile(ClientId::Ios, ClientMode::Ui, platform, None);
+        for (approved, now, wanted) in [
+            (cli("linux", None), cli(" Linux ", Some("Linux")), Machine::Same),
+            (cli("linux", Some("Linux")), cli("linux", None), Machine::Other),
+            (cli("linux", Some("Linux")), cli("linux", Some("linux")), Machine::Same),
+            (cli("linux", None), cli("win32", None), Machine::Other),
+            (cli("darwin", None), cli("macos", Some("Mac")), Machine::Same),
+            (cli("darwin", None), cli("macos", None), Machine::Other),
+            (cli("darwin", Some("Mac")), cli("macos", Some("Mac")), Machine::Other),
+            (host("macos", Some("Mac")), host("darwin", Some("Mac")), Machine::Same),
+            (app("macos 15.1"), host("macos", None), Machine::Same),
+            (app("macos 15.1"), app("macos 15.2.1"), Machine::Updated),
+            (app("macos"), app("macos 15.2"), Machine::Updated),
+            (app("macos 15.1"), app("macos next"), Machine::Other),
+            (ios("iOS 17.5"), ios("iPadOS 18.0"), Machine::Updated),
+            (ios("iOS 17.5"), cli("iOS 18.0", None), Machine::Other),
+            (Profile::default(), cli("linux", Some("Linux")), Machine::Same),
+        ] {
+            assert_eq!(approved.machine(&now), wanted, "{approved:?} {now:?}");
+        }
+    }
+
+    #[test]
+    fn coming_back_changes_no_machine() {
+        let mut kept = profile(ClientId::Cli, ClientMode::Probe, "linux", None);
+        kept.display_name = Some("attic".to_owned());
+        kept.refresh(profile(ClientId::Cli, ClientMode::Cli, "win32", Some("Windows")));
+        assert_eq!(kept.platform.as_deref(), Some("linux"));
+        assert_eq!((kept.device_family, kept.display_name.as_deref()), (None, Some("attic")));
+        assert_eq!(kept.client_mode.as_deref(), Some("cli"));
+        let mut app = profile(ClientId::Ios, ClientMode::Ui, "ios 17.5", None);
+        app.refresh(profile(ClientId::Ios, ClientMode::Ui, "ios 18.0", None));
+        assert_eq!(app.platform.as_deref(), Some("ios 18.0"));
+    }
+
+    #[test]
+    fn every_reason_is_told_in_upstreams_order() {
+        let mut devices = Devices::default();
+        let (read, all) = (scopes(&["operator.read"]), scopes(&["operator.admin"]));
+        let linux = profile(ClientId::Cli, ClientMode::Cli, "linux", Some("Linux"));
+        devices.put(devices.approved(&ask(Role::Operator, &read, &linux), "owner", 1));
+        let bare = profile(ClientId::Cli, ClientMode::Cli, "linux", None);
+        let reasons = |role| devices.needs_approval(&device(), role, &all, Some(&bare));
+        assert_eq!(reasons(Role::Operator), [Reason::MetadataUpgrade, Reason::ScopeUpgrade]);
+        assert_eq!(reasons(Role::Node), [Reason::MetadataUpgrade, Reason::RoleUpgrade]);
     }
 
     #[test]

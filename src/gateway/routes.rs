@@ -171,7 +171,7 @@ impl Gateway {
         }
         // Tried as the token and as the password: whichever the mode asks for.
         let credentials = Credentials { token: bearer.clone(), password: bearer.clone(), ..Credentials::default() };
-        let admission = match check_shared(&self.config.settings, &credentials, &head, &self.comparer) {
+        let admission = match check_shared(&self.config.settings, &credentials, &head, &self.comparer, Protocol::V4) {
             Ok(admission) => {
                 self.limiter.succeeded(&subject);
                 admission

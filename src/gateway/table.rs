@@ -45,6 +45,8 @@ pub mod need {
     pub const WRITE: Need = Need::Scope(Scope::Write);
     /// `operator.approvals`.
     pub const APPROVALS: Need = Need::Scope(Scope::Approvals);
+    /// An operator of whatever scopes.
+    pub const OPERATOR: Need = Need::Operator;
     /// `operator.pairing`.
     pub const PAIRING: Need = Need::Scope(Scope::Pairing);
     /// `operator.read`, or `operator.sessions.read` on protocol 4.

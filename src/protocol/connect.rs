@@ -1,6 +1,6 @@
 //! The parameters of `connect`: the union of both protocols' fields.
 
-use super::params::{Any, Count, Int, NonEmpty, Object, Text};
+use super::params::{Any, Count, Int, NonEmpty, Object, RequiredSince4, Text};
 
 crate::words! {
     /// Programs the gateway accepts.
@@ -87,7 +87,7 @@ crate::params! {
         public_key: NonEmpty = "publicKey",
         signature: NonEmpty = "signature",
         signed_at: Count = "signedAt",
-        nonce: Option<String> = "nonce",
+        nonce: RequiredSince4<String> = "nonce",
     }
 }
 

@@ -168,7 +168,7 @@ pub fn verify(
     if now_ms.abs_diff(proof.signed_at.0) > skew_ms_max.unsigned_abs() {
         return Err(ProofError::Expired);
     }
-    let versions: &[PayloadVersion] = match proof.nonce.as_deref().map(str::trim) {
+    let versions: &[PayloadVersion] = match proof.nonce.0.as_deref().map(str::trim) {
         None if rule == NonceRule::MayBeAbsent => &[PayloadVersion::V1],
         None | Some("") => return Err(ProofError::NonceRequired),
         Some(sent) if sent != nonce => return Err(ProofError::NonceMismatch),
@@ -208,7 +208,18 @@ mod tests {
             "device": {"id": ID, "publicKey": KEY, "signature": signature, "signedAt": AT, "nonce": NONCE},
         });
         change(&mut value);
-        decode("connect", Some(&value.to_string()), Protocol::V4).unwrap()
+        // Protocol 3 requires the least.
+        decode("connect", Some(&value.to_string()), Protocol::V3).unwrap()
+    }
+
+    #[test]
+    fn protocol_4_does_not_read_a_proof_without_a_nonce() {
+        let device = json!({"id": ID, "publicKey": KEY, "signature": V3, "signedAt": AT});
+        let client = json!({"id": "cli", "version": "1", "platform": "linux", "mode": "cli"});
+        let params = json!({"minProtocol": 3, "maxProtocol": 4, "client": client, "device": device}).to_string();
+        let error = decode::<ConnectParams>("connect", Some(&params), Protocol::V4).unwrap_err();
+        assert_eq!(error.message, "invalid connect params: at /device: must have required property 'nonce'");
+        assert!(decode::<ConnectParams>("connect", Some(&params), Protocol::V3).is_ok());
     }
 
     const V1: &str = "uYDUk-Ip-EU1MZdplqn5SSq8cEmd86x7a_yGTt4CHQxkh4lqlDRwI_Uf9FHoxO8zHsAIMNnZuYgc_xgZ7WJXDg";

@@ -92,6 +92,11 @@ pub trait Param: Sized {
     fn absent() -> Option<Self> {
         None
     }
+
+    /// The same on `protocol`, for the fields that one of them requires and the other does not.
+    fn absent_on(_protocol: Protocol) -> Option<Self> {
+        Self::absent()
+    }
 }
 
 /// A set of named parameters: made by [`params!`](crate::params).
@@ -269,6 +274,20 @@ impl<T: Param> Param for Vec<T> {
     }
 }
 
+/// A field that protocol 4 requires and protocol 3 does not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequiredSince4<T>(pub Option<T>);
+
+impl<T: Param> Param for RequiredSince4<T> {
+    fn read(value: &Value, path: &str, issues: &mut Issues) -> Option<Self> {
+        T::read(value, path, issues).map(|read| RequiredSince4(Some(read)))
+    }
+
+    fn absent_on(protocol: Protocol) -> Option<Self> {
+        (protocol == Protocol::V3).then_some(RequiredSince4(None))
+    }
+}
+
 /// An explicit `null` clears, an absent field keeps, a value sets.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub enum Patch<T> {
@@ -334,7 +353,7 @@ pub fn camel(key: &str) -> String {
 pub fn field<T: Param>(object: &Map<String, Value>, path: &str, name: &str, issues: &mut Issues) -> Option<T> {
     match find(object, name) {
         Some(value) => T::read(value, &format!("{path}/{name}"), issues),
-        None => T::absent().or_else(|| {
+        None => T::absent_on(issues.protocol()).or_else(|| {
             issues.missing(path, name);
             None
         }),

@@ -22,6 +22,8 @@ mod durability;
 mod command_line;
 // Ways in, and what each leaves behind.
 mod sign_in;
+// Paired devices: their machine, their tokens, and how they get more.
+mod devices;
 // The port itself: paths, addresses, pipelining, signs of life.
 mod transport;
 // The house rules that a machine can read.

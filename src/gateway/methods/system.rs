@@ -4,13 +4,13 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::gateway::broadcast::{self, For};
-use crate::gateway::presence::Entry;
+use crate::gateway::presence::{Entry, Shown};
 use crate::gateway::records::{self, SYSTEM_EVENTS_MAX, meta};
 use crate::gateway::table::{Call, QueryCx, StoreCx, need};
 use crate::gateway::{Done, Effect, Fact, Gateway, Job, Origin, Work};
 use crate::protocol::error::RpcError;
 use crate::protocol::frame::Json;
-use crate::protocol::params::{Issues, Loose, NonEmpty, Param};
+use crate::protocol::params::{Issues, Loose, NonEmpty, Nothing, Param};
 use crate::protocol::session_key::SessionKey;
 use crate::protocol::version::Protocol;
 use crate::runtime::clock::Now;
@@ -28,8 +28,8 @@ crate::methods! {
     "gateway.identity.get",    V4,    need::READ,  need::READ,  Loop  identity;
 }
 
-fn presence(gateway: &mut Gateway, _call: &Call, _params: Loose) -> Result<Vec<Entry>, RpcError> {
-    Ok(gateway.presence.entries().into_iter().cloned().collect())
+fn presence(gateway: &mut Gateway, call: &Call, _params: Loose) -> Result<Vec<Entry>, RpcError> {
+    Ok(gateway.presence.entries(call.protocol()))
 }
 
 /// Answers `{"ok":true}`, once what it promises is on disk.
@@ -217,7 +217,7 @@ fn set_heartbeats(cx: StoreCx<'_>, params: Loose) -> Result<(Value, Vec<Fact>), 
     Ok((json!({ "ok": true, "enabled": enabled }), vec![Fact::Heartbeats(enabled)]))
 }
 
-fn info(cx: QueryCx<'_>, _params: Loose) -> Result<Value, RpcError> {
+fn info(cx: QueryCx<'_>, _params: Nothing) -> Result<Value, RpcError> {
     let snapshot = &cx.snapshot;
     let machine = host::describe();
     let (total, free) = host::memory_bytes().unwrap_or((0, 0));
@@ -289,7 +289,7 @@ impl Gateway {
             .unwrap_or_else(|| text.chars().take(64).collect());
         entry.text = text;
         entry.ts = now_ms;
-        self.presence.put(&key.to_lowercase(), entry, false);
+        self.presence.put(&key.to_lowercase(), entry, false, Shown::All);
         self.presence_changed(For::All);
     }
 

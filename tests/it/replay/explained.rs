@@ -26,23 +26,38 @@ struct Row {
     scenario: Option<String>,
     /// The only step of the scenario.
     step: Option<u64>,
-    /// Where the answers differ: this path and all below it.
-    path: String,
+    /// Where the answers differ: these paths and all below them.
+    paths: Vec<Place>,
     /// Why that is meant.
     reason: String,
-    /// Whether it explained something.
-    #[serde(skip)]
+}
+
+/// A path, and whether it explained something.
+#[derive(Debug, Deserialize)]
+#[serde(from = "String")]
+struct Place {
+    path: String,
     used: Cell<bool>,
 }
 
+impl From<String> for Place {
+    fn from(path: String) -> Place {
+        Place { path, used: Cell::new(false) }
+    }
+}
+
+impl Place {
+    fn holds(&self, found: &Difference) -> bool {
+        found.path.strip_prefix(&self.path).is_some_and(|tail| tail.is_empty() || tail.starts_with(['.', '[']))
+    }
+}
+
 impl Row {
-    fn speaks_of(&self, proto: Proto, family: &str, step: &Step, found: &Difference) -> bool {
-        let below = found.path.strip_prefix(&self.path);
+    fn speaks_of(&self, proto: Proto, family: &str, step: &Step) -> bool {
         self.protocol == proto.name()
             && self.family.as_ref().is_none_or(|only| only == family)
             && self.scenario.as_ref().is_none_or(|only| *only == step.scenario)
             && self.step.is_none_or(|only| only == step.step)
-            && below.is_some_and(|tail| tail.is_empty() || tail.starts_with(['.', '[']))
     }
 
     /// Whether the families that were judged are all this row speaks of.
@@ -69,9 +84,11 @@ impl Explained {
     fn read(text: &str) -> Explained {
         let rows: Vec<Row> = serde_json::from_str(text).expect("the list of explained differences is well formed");
         for row in &rows {
-            assert!(row.reason.split_whitespace().count() >= 5, "{}: a reason is a sentence", row.path);
-            assert!(row.scenario.is_none() || row.family.is_some(), "{}: a scenario has a family", row.path);
-            assert!(row.step.is_none() || row.scenario.is_some(), "{}: a step has a scenario", row.path);
+            let paths = &row.paths;
+            assert!(!paths.is_empty(), "a row names its paths: {}", row.reason);
+            assert!(row.reason.split_whitespace().count() >= 5, "a reason is a sentence: {}", row.reason);
+            assert!(row.scenario.is_none() || row.family.is_some(), "a scenario has a family: {paths:?}");
+            assert!(row.step.is_none() || row.scenario.is_some(), "a step has a scenario: {paths:?}");
         }
         Explained(rows)
     }
@@ -80,18 +97,25 @@ impl Explained {
     pub(super) fn all(&self, proto: Proto, family: &str, step: &Step, found: &[Difference]) -> bool {
         let mut whole = !found.is_empty();
         for difference in found {
-            let rows = self.0.iter().filter(|row| row.speaks_of(proto, family, step, difference));
-            let n_rows = rows.inspect(|row| row.used.set(true)).count();
-            whole &= n_rows > 0;
+            let rows = self.0.iter().filter(|row| row.speaks_of(proto, family, step));
+            let places = rows.flat_map(|row| &row.paths).filter(|place| place.holds(difference));
+            let n_places = places.inspect(|place| place.used.set(true)).count();
+            whole &= n_places > 0;
         }
         whole
     }
 
-    /// Rows that explained nothing, though every family they speak of was judged. `all` names the families that are
+    /// Paths that explained nothing, though every family their row speaks of was judged. `all` names the families that are
     /// always held.
     pub(super) fn idle(&self, report: &Report, all: &[&str]) -> Vec<String> {
-        let idle = self.0.iter().filter(|row| !row.used.get() && row.was_tried(report, all));
-        idle.map(|row| format!("{} {} {}", row.protocol, row.scenario.as_deref().unwrap_or("*"), row.path)).collect()
+        let tried = self.0.iter().filter(|row| row.was_tried(report, all));
+        let of = |row: &Row, place: &Place| {
+            format!("{} {} {}", row.protocol, row.scenario.as_deref().unwrap_or("*"), place.path)
+        };
+        let idle = |row: &Row| -> Vec<String> {
+            row.paths.iter().filter(|place| !place.used.get()).map(|place| of(row, place)).collect()
+        };
+        tried.flat_map(idle).collect()
     }
 }
 
@@ -99,7 +123,7 @@ impl Explained {
 fn a_row_explains_its_path_and_what_is_below_and_nothing_else() {
     let step: Step = serde_json::from_str(r#"{ "scenario": "x/y", "step": 2, "seq": 1 }"#).unwrap();
     let list = Explained::read(
-        r#"[{ "protocol": "v4", "family": "x", "scenario": "x/y", "step": 2, "path": "a.b", "reason": "it is meant to be so" }]"#,
+        r#"[{ "protocol": "v4", "family": "x", "scenario": "x/y", "step": 2, "paths": ["a.b"], "reason": "it is meant to be so" }]"#,
     );
     let found = |path: &str| vec![Difference::new(path, "missing")];
     for path in ["a.b", "a.b.c", "a.b[].c"] {
@@ -120,7 +144,7 @@ fn a_row_that_explains_nothing_is_found() {
 
     let step: Step = serde_json::from_str(r#"{ "scenario": "x/y", "step": 2, "seq": 1 }"#).unwrap();
     let row =
-        |extra: &str| format!(r#"[{{ "protocol": "v4", "path": "a", "reason": "it is meant to be so"{extra} }}]"#);
+        |extra: &str| format!(r#"[{{ "protocol": "v4", "paths": ["a"], "reason": "it is meant to be so"{extra} }}]"#);
     let verdict = super::judge::Verdict { hard: vec![], soft: vec![], order: None };
     let judged = vec![super::report::Judged::new("x", &step, verdict, false, false)];
     let report = Report { proto: Proto::V4, judged, skipped: BTreeMap::new(), unbuilt: HashSet::new() };
