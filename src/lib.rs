@@ -8,6 +8,7 @@ pub mod store;
 
 pub mod agent;
 pub mod defender;
+pub mod tools;
 
 pub mod intake;
 pub mod sessions;

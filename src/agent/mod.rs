@@ -6,11 +6,22 @@
 //! was killed is run again and continues from what is written.
 //!
 //! Read in this order: [`talk`] (what passes between an agent and a model), [`run`] (a run's input, its way of speaking
-//! to the rest of the program, and its end).
+//! to the rest of the program, and its end), [`turn`] (the loop), and then what the loop stands on: [`setting`],
+//! [`context`], [`history`], [`conversation`], [`calls`], [`compaction`], [`silence`].
 //!
 //! **Invariant:** nothing here knows of connections or clients; a run tells what happens through [`run::Host`].
 //! **Invariant:** one run has one end.
 
+pub mod talk;
+
 pub mod run;
 pub mod stop;
-pub mod talk;
+
+pub mod calls;
+pub mod compaction;
+pub mod context;
+pub mod conversation;
+pub mod history;
+pub mod setting;
+pub mod silence;
+pub mod turn;

@@ -3,16 +3,13 @@
 //! Nothing is kept between requests: a build that is replaced on disk is served from the next request on.
 //!
 //! **Invariant:** every file is opened part by part below an open root, following no symbolic link, and only regular
-//! files are read. There is no moment between a check and its use in which a path could change its meaning, so neither
-//! a path nor a swapped link leaves the root. (`openat2` would do the same in one call, but the oldest kernel we run
-//! on has none.) The root itself may be a link: it is the operator's own word.
+//! files are read ([`beneath`]). The root itself may be a link: it is the operator's own word.
 
 use std::borrow::Cow;
-use std::ffi::CString;
+use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Read};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::MetadataExt;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use serde_json::json;
@@ -22,6 +19,7 @@ use super::content::{self, Coding, Kind};
 use super::headers::{self, ASK, FOREVER};
 use super::index::{self, Build};
 use super::{BasePath, Request, Response, path};
+use crate::runtime::beneath::{self, Found};
 
 /// Largest file sent, in bytes (upstream's largest is 3.6 MB); a larger one is answered with 500.
 pub const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -64,7 +62,7 @@ pub fn file(root: &Path, inside: &str, request: &Request<'_>) -> Response {
 }
 
 fn serve_index(root: &OwnedFd, base: &BasePath, request: &Request<'_>) -> Response {
-    let html = match open_below(root, &[INDEX]).and_then(|found| read(found, INDEX_BYTES_MAX)) {
+    let html = match open_below(root, &[INDEX]).and_then(|found| found.read(INDEX_BYTES_MAX)) {
         Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
         Err(error) if error.kind() == io::ErrorKind::FileTooLarge => return too_large(INDEX_BYTES_MAX),
         Err(_) => return unavailable(),
@@ -116,7 +114,7 @@ fn serve_file(
     if current {
         return headers::not_modified(headers);
     }
-    match read(found, FILE_BYTES_MAX) {
+    match found.read(FILE_BYTES_MAX) {
         Ok(body) => Response { status: 200, headers, body: Cow::Owned(body) },
         Err(error) if error.kind() == io::ErrorKind::FileTooLarge => too_large(FILE_BYTES_MAX),
         Err(_) => unavailable(),
@@ -135,57 +133,10 @@ fn has_service_worker(root: &OwnedFd) -> bool {
     open_below(root, &[SERVICE_WORKER]).is_ok()
 }
 
-/// A regular file below the root, open.
-struct Found {
-    file: File,
-    bytes: u64,
-    modified_ns: i128,
-}
-
 /// Opens the file that `parts` name below `root`, following no symbolic link.
 fn open_below(root: &OwnedFd, parts: &[impl AsRef<str>]) -> io::Result<Found> {
-    let (name, folders) = parts.split_last().ok_or(io::ErrorKind::NotFound)?;
-    let mut folder = None;
-    for part in folders {
-        let at = folder.as_ref().unwrap_or(root).as_raw_fd();
-        folder = Some(open_at(at, part.as_ref(), libc::O_DIRECTORY)?);
-    }
-    let at = folder.as_ref().unwrap_or(root).as_raw_fd();
-    // Not blocking: opening a pipe that nobody writes to must not hold up the worker.
-    let file = File::from(open_at(at, name.as_ref(), libc::O_NONBLOCK)?);
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        return Err(io::ErrorKind::NotFound.into());
-    }
-    let modified_ns = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
-    Ok(Found { file, bytes: metadata.len(), modified_ns })
-}
-
-/// Opens `name`, one part of a path, in the directory `at`, for reading and without following a link.
-fn open_at(at: RawFd, name: &str, flags: libc::c_int) -> io::Result<OwnedFd> {
-    let name = CString::new(name).map_err(|_| io::ErrorKind::NotFound)?;
-    let flags = flags | libc::O_RDONLY | libc::O_NOFOLLOW | libc::O_CLOEXEC;
-    // SAFETY: `name` is a NUL-terminated string that outlives the call, and `at` is an open directory that the caller
-    // holds; `openat` keeps neither.
-    let fd = unsafe { libc::openat(at, name.as_ptr(), flags) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the call has just made this descriptor, so nobody else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// Reads the whole file; `FileTooLarge` over `bytes_max`, also when it grew after it was opened.
-fn read(found: Found, bytes_max: u64) -> io::Result<Vec<u8>> {
-    if found.bytes > bytes_max {
-        return Err(io::ErrorKind::FileTooLarge.into());
-    }
-    let mut body = Vec::with_capacity(usize::try_from(found.bytes).unwrap_or(0));
-    found.file.take(bytes_max + 1).read_to_end(&mut body)?;
-    if body.len() as u64 > bytes_max {
-        return Err(io::ErrorKind::FileTooLarge.into());
-    }
-    Ok(body)
+    let parts: Vec<&OsStr> = parts.iter().map(|part| OsStr::new(part.as_ref())).collect();
+    beneath::open(root, &parts)
 }
 
 /// The root or its index cannot be read. Strangers are not told which directory that is.

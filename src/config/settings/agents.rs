@@ -50,6 +50,26 @@ pub struct AgentDefaults {
     /// How hard models are asked to think; `None`: as hard as suits the model.
     pub thinking: Option<String>,
     pub heartbeat: Heartbeat,
+    pub runs: Runs,
+}
+
+/// What a run is given, and how far it may go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Runs {
+    /// Characters taken from one workspace file.
+    pub bootstrap_chars_max: usize,
+    /// Characters taken from all of them.
+    pub bootstrap_total_chars_max: usize,
+    /// Name of the user's time zone; `None`: the host's.
+    pub user_timezone: Option<String>,
+    /// Whether a model is told when a message came.
+    pub has_timestamps: bool,
+    /// Context window to use, in tokens; `None`: the model's.
+    pub context_tokens: Option<u64>,
+    /// Longest run.
+    pub timeout: Duration,
+    /// Tool calls of one run.
+    pub tool_steps_max: usize,
 }
 
 /// Runs without a message.
@@ -97,6 +117,7 @@ impl Agents {
                 model: ModelChoice::read(&defaults),
                 thinking: defaults.text("thinkingDefault"),
                 heartbeat: Heartbeat::read(&defaults.at("heartbeat")),
+                runs: Runs::read(&defaults),
             },
         }
     }
@@ -151,6 +172,20 @@ impl ModelChoice {
         ModelChoice {
             primary: holder.text("model").or_else(|| holder.text("model.primary")),
             fallbacks: holder.texts("model.fallbacks"),
+        }
+    }
+}
+
+impl Runs {
+    fn read(defaults: &Reader<'_>) -> Runs {
+        Runs {
+            bootstrap_chars_max: defaults.usize("bootstrapMaxChars"),
+            bootstrap_total_chars_max: defaults.usize("bootstrapTotalMaxChars"),
+            user_timezone: defaults.text("userTimezone"),
+            has_timestamps: defaults.text_or_default("envelopeTimestamp") == "on",
+            context_tokens: defaults.int_if_set("contextTokens").and_then(|tokens| u64::try_from(tokens).ok()),
+            timeout: defaults.secs("timeoutSeconds"),
+            tool_steps_max: defaults.usize("maxToolSteps"),
         }
     }
 }

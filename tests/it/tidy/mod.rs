@@ -15,12 +15,17 @@ use regex::Regex;
 const EDGES: &[(&str, &[&str])] = &[
     (
         "cli",
-        &["net", "gateway", "agent", "intake", "sessions", "ui", "defender", "store", "config", "protocol", "runtime"],
+        &[
+            "net", "gateway", "agent", "tools", "intake", "sessions", "ui", "defender", "store", "config", "protocol",
+            "runtime",
+        ],
     ),
     ("net", &["gateway", "agent", "store", "config", "protocol", "runtime"]),
-    ("gateway", &["agent", "intake", "sessions", "ui", "defender", "store", "config", "protocol", "runtime"]),
+    ("gateway", &["agent", "tools", "intake", "sessions", "ui", "defender", "store", "config", "protocol", "runtime"]),
     // A run is a function of its session's transcript.
-    ("agent", &["sessions", "defender", "store", "config", "protocol", "runtime"]),
+    ("agent", &["tools", "sessions", "defender", "store", "config", "protocol", "runtime"]),
+    // A tool does what it is told; whoever calls it has judged the call.
+    ("tools", &["defender", "store", "config", "protocol", "runtime"]),
     // Accepting a message writes it into its session's transcript in the same transaction.
     ("intake", &["sessions", "defender", "store", "config", "protocol", "runtime"]),
     ("sessions", &["defender", "store", "config", "protocol", "runtime"]),

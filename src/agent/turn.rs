@@ -1,0 +1,589 @@
+//! The loop of a run: ask a model, call the tools it wants, write down what they said, ask again.
+//!
+//! What a model said is recorded before its tools are called, and what a tool said before the model is asked again. So
+//! whatever moment a run ends at, its transcript says how far it came: a call with a result was made, a call without
+//! one may have been, and is never made again. The last words are not recorded here; whoever gets them writes them
+//! together with the run's end.
+
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use super::calls::{Called, Guard, OVERTAKEN, RESTARTED};
+use super::compaction;
+use super::conversation::{Conversation, Item, Step, User};
+use super::history::{self, Reading, SILENT};
+use super::run::{Host, Outcome, Record, Reply, RunEnd, RunEvent, RunInput};
+use super::setting::Setting;
+use super::silence::{self, Gate, ReplyTo};
+use super::stop::Why;
+use super::talk::{Answer, Attempt, Failure, FailureKind, Part, Piece, Prompt, Said, StopReason, ToolCall, Usage};
+use crate::store::StoreError;
+
+/// How much less of a conversation is sent, in percent, after a provider found it too long although we did not.
+const SHRINK_PERCENT: u64 = 60;
+
+/// Asks models for a run, one after the other until one answers; tells what happens meanwhile.
+pub type Asker<'a> = dyn FnMut(&Prompt, &mut dyn FnMut(Heard<'_>)) -> Asked + 'a;
+
+/// What happens while models are asked.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Heard<'a> {
+    /// A model is asked.
+    Model {
+        /// The provider's id.
+        provider: &'a str,
+        /// The model's id.
+        model: &'a str,
+    },
+    /// More of its answer.
+    Piece(Piece<'a>),
+    /// It failed and another one is asked, as `provider/model`.
+    Fallback {
+        /// Who failed.
+        from: &'a Attempt,
+        /// Who is next.
+        to: &'a str,
+    },
+    /// The pieces so far count no more.
+    Restart,
+}
+
+/// What came of asking.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Asked {
+    /// Who was asked.
+    pub attempts: Vec<Attempt>,
+    /// The answer.
+    pub outcome: Result<Answered, Failure>,
+}
+
+/// An answer, and whose it is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answered {
+    /// What was said.
+    pub answer: Answer,
+    /// The provider's id.
+    pub provider: String,
+    /// The model's id.
+    pub model: String,
+    /// The API it speaks.
+    pub api: &'static str,
+    /// What its tokens cost.
+    pub prices: Prices,
+}
+
+/// Prices of a million tokens.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Prices {
+    /// Read anew.
+    pub input: f64,
+    /// Written.
+    pub output: f64,
+    /// Read from the cache.
+    pub cache_read: f64,
+    /// Written to the cache.
+    pub cache_write: f64,
+}
+
+/// Why the loop ended without last words.
+enum End {
+    Stopped(Why),
+    Failed(Failure),
+}
+
+impl From<Failure> for End {
+    fn from(failure: Failure) -> End {
+        End::Failed(failure)
+    }
+}
+
+impl From<StoreError> for End {
+    fn from(error: StoreError) -> End {
+        End::Failed(failure(FailureKind::Unavailable, format!("the transcript cannot be used: {error}")))
+    }
+}
+
+fn failure(kind: FailureKind, message: String) -> Failure {
+    Failure { kind, message, status: None, retry_after_ms: None }
+}
+
+/// Calls a tool for a run ([`super::calls::call`]).
+pub type Caller<'a> = dyn FnMut(&Setting, &ToolCall) -> Called + 'a;
+
+/// Runs the loop to its end.
+pub fn turn(input: &RunInput, host: &mut dyn Host, ask: &mut Asker<'_>, call: &mut Caller<'_>) -> RunEnd {
+    let began_ms = host.now_ms();
+    let mut turn = Turn { input, host, tally: Tally::default(), partial: String::new(), deadline: None };
+    let outcome = match turn.go(ask, call) {
+        Ok(reply) => Outcome::Replied(Box::new(reply)),
+        Err(End::Stopped(why)) => Outcome::Stopped { why, partial: silence::clean(&turn.partial).text },
+        Err(End::Failed(failure)) => Outcome::Failed(failure),
+    };
+    let Turn { host, tally, .. } = turn;
+    RunEnd {
+        outcome,
+        usage: tally.usage,
+        attempts: tally.attempts,
+        tool_calls: tally.tool_calls,
+        steps: tally.steps,
+        began_ms,
+        ended_ms: host.now_ms(),
+    }
+}
+
+/// What came of a compaction that a person asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Compacted {
+    /// Tokens of the conversation before.
+    pub tokens_before: u64,
+    /// Number of the first message that stayed.
+    pub first_kept: u64,
+}
+
+/// Summarises a session's conversation up to its newest turn (`/compact`, `sessions.compact`). `Ok(None)`: there is
+/// nothing to summarise.
+///
+/// # Errors
+/// The model's failure; nothing was changed then.
+pub fn compact(
+    input: &RunInput,
+    instructions: Option<&str>,
+    host: &mut dyn Host,
+    ask: &mut Asker<'_>,
+) -> Result<Option<Compacted>, Failure> {
+    let mut turn = Turn { input, host, tally: Tally::default(), partial: String::new(), deadline: None };
+    turn.compact_all(instructions, ask).map_err(|end| match end {
+        End::Failed(failure) => failure,
+        End::Stopped(why) => failure(FailureKind::Stopped, format!("stopped: {}", why.as_str())),
+    })
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    usage: Usage,
+    attempts: Vec<Attempt>,
+    tool_calls: u32,
+    steps: u32,
+}
+
+struct Turn<'a> {
+    input: &'a RunInput,
+    host: &'a mut dyn Host,
+    tally: Tally,
+    /// What the model has said since the last tool call.
+    partial: String,
+    deadline: Option<Instant>,
+}
+
+impl Turn<'_> {
+    fn go(&mut self, ask: &mut Asker<'_>, call: &mut Caller<'_>) -> Result<Reply, End> {
+        self.check()?;
+        self.host.tell(RunEvent::Phase("preparing_context"));
+        let setting = self.setting()?;
+        self.deadline = Instant::now().checked_add(setting.timeout);
+        let mut budget = setting.conversation_tokens_max();
+        let mut conversation = self.read(&setting, budget)?;
+        if conversation.newest_user().is_none() {
+            return Err(failure(FailureKind::Format, "there is no message to answer".to_owned()).into());
+        }
+        let mut guard = Guard::new(setting.tool_steps_max);
+        let mut n_steps = self.take_up(&mut conversation, &mut guard)?;
+        let (mut may_compact, mut may_shrink) = (true, true);
+        self.host.tell(RunEvent::Phase("starting_model"));
+        loop {
+            self.check()?;
+            if conversation.tokens() > budget && may_compact {
+                may_compact = false;
+                conversation = self.compact_and_read(&setting, conversation, budget, ask)?;
+            }
+            if !conversation.fit(budget) {
+                return Err(too_long().into());
+            }
+            let answered = match self.ask(&setting, &conversation, ask)? {
+                Ok(answered) => answered,
+                Err(failure) if failure.kind == FailureKind::ContextLength && (may_compact || may_shrink) => {
+                    budget = conversation.tokens().min(budget) * SHRINK_PERCENT / 100;
+                    may_shrink = may_compact;
+                    continue;
+                }
+                Err(failure) => return Err(failure.into()),
+            };
+            if let Some(reply) = self.reply(&answered) {
+                return Ok(reply);
+            }
+            n_steps += 1;
+            let step = self.step(&setting, answered, n_steps, &mut guard, call)?;
+            conversation.items.extend(step);
+            if guard.is_hopeless() {
+                let message = format!("the model called tools without end ({} calls)", guard.n_calls());
+                return Err(failure(FailureKind::Format, message).into());
+            }
+        }
+    }
+
+    /// Ends the run when it is to be stopped, or has lasted too long.
+    fn check(&self) -> Result<(), End> {
+        if let Some(why) = self.host.stop().why() {
+            return Err(End::Stopped(why));
+        }
+        match self.deadline {
+            Some(deadline) if Instant::now() >= deadline => Err(End::Stopped(Why::Timeout)),
+            _ => Ok(()),
+        }
+    }
+
+    fn setting(&mut self) -> Result<Setting, End> {
+        let key = self.input.session.as_str();
+        let session = self.host.store()?.session(key)?;
+        let Some(session) = session else {
+            return Err(failure(FailureKind::Format, format!("session {key} is not there")).into());
+        };
+        Ok(Setting::of(self.input, session, self.host.now_ms()))
+    }
+
+    fn read(&mut self, setting: &Setting, budget: u64) -> Result<Conversation, End> {
+        let reading = Reading {
+            session_id: &setting.session.session_id,
+            provider: &setting.provider,
+            model: &setting.model,
+            budget,
+            zone: setting.has_timestamps.then_some(&setting.zone),
+            images: &self.input.ask.images,
+        };
+        let store = self.host.store()?;
+        Ok(store.snapshot(|store| history::read(store, &reading))?)
+    }
+
+    /// Takes up what this very run has done before: answers calls that were interrupted, and counts its steps.
+    fn take_up(&mut self, conversation: &mut Conversation, guard: &mut Guard) -> Result<u32, End> {
+        let prefix = format!("{}:step:", self.input.run_id);
+        let unanswered = std::mem::take(&mut conversation.unanswered);
+        let mut n_steps = 0;
+        for (place, item) in conversation.items.iter_mut().enumerate() {
+            let Item::Step(step) = item else { continue };
+            let number = step.key.as_deref().and_then(|key| key.strip_prefix(&prefix)?.parse::<u32>().ok());
+            let Some(number) = number else { continue };
+            n_steps = n_steps.max(number);
+            let missing = unanswered.iter().find(|(at, _)| *at == place).map(|(_, ids)| ids.as_slice());
+            let calls: Vec<ToolCall> = step.calls().cloned().collect();
+            for (idx, call) in calls.iter().enumerate() {
+                if missing.is_some_and(|ids| ids.contains(&call.id)) {
+                    let called = Called::failed(call, RESTARTED);
+                    self.host.record(vec![called.record(result_key(&self.input.run_id, number, idx))])?;
+                    step.results[idx] = called.result;
+                }
+                guard.note(call, &step.results[idx]);
+            }
+        }
+        Ok(n_steps)
+    }
+
+    fn ask(
+        &mut self,
+        setting: &Setting,
+        conversation: &Conversation,
+        ask: &mut Asker<'_>,
+    ) -> Result<Result<Answered, Failure>, End> {
+        let prompt = Prompt {
+            system: setting.system.clone(),
+            messages: conversation.messages(),
+            tools: setting.tools.clone(),
+            thinking: setting.thinking,
+            max_output_tokens: None,
+            params: self.input.ask.params.clone(),
+            conversation: setting.session.session_id.clone(),
+        };
+        self.partial.clear();
+        self.tally.steps += 1;
+        let (host, partial) = (&mut *self.host, &mut self.partial);
+        let mut gate = Gate::default();
+        let asked = ask(&prompt, &mut |heard| match heard {
+            Heard::Model { provider, model } => {
+                host.tell(RunEvent::Model { provider: provider.to_owned(), model: model.to_owned() });
+            }
+            Heard::Piece(Piece::Text(text)) => {
+                partial.push_str(text);
+                let shown = gate.push(text);
+                if !shown.is_empty() {
+                    host.tell(RunEvent::Text(shown));
+                }
+            }
+            Heard::Piece(Piece::Thinking(text)) => host.tell(RunEvent::Thinking(text.to_owned())),
+            Heard::Fallback { from, to } => {
+                host.tell(RunEvent::Fallback { from: from.clone(), to: to.to_owned() });
+            }
+            Heard::Restart => begin_anew(host, partial, &mut gate),
+        });
+        self.tally.attempts.extend(asked.attempts);
+        let answered = match asked.outcome {
+            Ok(answered) => answered,
+            Err(failure) => {
+                // What was stopped, or ran out of time, failed because of that.
+                self.check()?;
+                if failure.kind == FailureKind::Stopped {
+                    return Err(End::Stopped(self.host.stop().why().unwrap_or(Why::Rpc)));
+                }
+                if !self.partial.is_empty() {
+                    begin_anew(self.host, &mut self.partial, &mut gate);
+                }
+                return Ok(Err(failure));
+            }
+        };
+        let rest = gate.finish();
+        if !rest.is_empty() {
+            self.host.tell(RunEvent::Text(rest));
+        }
+        self.tally.usage = self.tally.usage.plus(&answered.answer.usage);
+        self.host.tell(RunEvent::Usage(self.tally.usage));
+        Ok(Ok(answered))
+    }
+
+    /// The last words of the run, when these are its last: no tools are to be called, or the caller's.
+    fn reply(&self, answered: &Answered) -> Option<Reply> {
+        let is_theirs = |call: &ToolCall| self.input.ask.client_tools.iter().any(|tool| tool.name == call.name);
+        let mut answer = answered.answer.clone();
+        if answer.calls().next().is_some() {
+            if !answer.calls().any(is_theirs) {
+                return None;
+            }
+            // It is the caller who goes on; a call of ours beside theirs would wait for a result for good.
+            answer.said.retain(|said| !matches!(said, Said::Call(call) if !is_theirs(call)));
+        }
+        let has_calls = answer.calls().next().is_some();
+        let cleaned = silence::clean(&answer.text());
+        let mut content: Vec<Value> =
+            answer.said.iter().filter(|said| matches!(said, Said::Thinking { .. })).map(block).collect();
+        if !cleaned.text.is_empty() {
+            content.push(json!({ "type": "text", "text": cleaned.text }));
+        }
+        content.extend(answer.said.iter().filter(|said| matches!(said, Said::Call(_))).map(block));
+        let mut extra = about(answered, &answer.usage);
+        let is_silent = cleaned.is_silent && !has_calls;
+        if is_silent && !answer.text().trim().is_empty() {
+            extra.push((SILENT, json!(true)));
+        }
+        match &cleaned.reply_to {
+            Some(ReplyTo::Current) => extra.push(("replyToCurrent", json!(true))),
+            Some(ReplyTo::Id(id)) => extra.push(("replyToId", json!(id))),
+            None => {}
+        }
+        if self.input.attempt > 1 {
+            extra.push(("continuedAfterRestart", json!(true)));
+        }
+        Some(Reply {
+            said: answer.said,
+            text: cleaned.text,
+            is_silent,
+            provider: answered.provider.clone(),
+            model: answered.model.clone(),
+            api: answered.api,
+            stop: answer.stop,
+            usage: answer.usage,
+            record: Record {
+                role: "assistant",
+                content: Value::Array(content),
+                extra,
+                idempotency_key: format!("{}:reply", self.input.run_id),
+            },
+        })
+    }
+
+    /// Records what the model said, calls what it wants, and records each answer. Messages that come meanwhile follow.
+    fn step(
+        &mut self,
+        setting: &Setting,
+        answered: Answered,
+        number: u32,
+        guard: &mut Guard,
+        caller: &mut Caller<'_>,
+    ) -> Result<Vec<Item>, End> {
+        let key = format!("{}:step:{number}", self.input.run_id);
+        let record = Record {
+            role: "assistant",
+            content: Value::Array(answered.answer.said.iter().map(block).collect()),
+            extra: about(&answered, &answered.answer.usage),
+            idempotency_key: key.clone(),
+        };
+        self.check()?;
+        self.host.record(vec![record])?;
+        self.partial.clear();
+        let calls: Vec<ToolCall> = answered.answer.calls().cloned().collect();
+        let (mut results, mut steered) = (Vec::with_capacity(calls.len()), Vec::new());
+        for (idx, call) in calls.iter().enumerate() {
+            self.check()?;
+            let (id, name) = (call.id.clone(), call.name.clone());
+            self.host.tell(RunEvent::ToolStart { id, name, arguments: call.arguments.clone() });
+            let called = if !steered.is_empty() {
+                Called::failed(call, OVERTAKEN)
+            } else if let Some(refusal) = guard.refuses(call) {
+                Called::failed(call, refusal)
+            } else {
+                let called = caller(setting, call);
+                guard.note(call, &called.result);
+                self.tally.tool_calls += 1;
+                called
+            };
+            self.host.record(vec![called.record(result_key(&self.input.run_id, number, idx))])?;
+            self.host.tell(RunEvent::ToolEnd {
+                id: call.id.clone(),
+                name: call.name.clone(),
+                text: called.kept(),
+                is_error: called.result.is_error,
+            });
+            results.push(called.result);
+            steered.extend(self.host.steered());
+        }
+        let said = answered.answer.said;
+        let mut items = vec![Item::Step(Step { seq: None, said, results, key: Some(key) })];
+        let user = |text| Item::User(User { seq: None, parts: vec![Part::Text(text)], is_summary: false });
+        items.extend(steered.into_iter().map(user));
+        Ok(items)
+    }
+
+    /// Summarises the older part when leaving out old tool results is not enough, and reads the transcript again. When
+    /// the model cannot, old turns are left out instead.
+    fn compact_and_read(
+        &mut self,
+        setting: &Setting,
+        conversation: Conversation,
+        budget: u64,
+        ask: &mut Asker<'_>,
+    ) -> Result<Conversation, End> {
+        let mut pruned = conversation.clone();
+        pruned.clear_old_results(budget);
+        if pruned.tokens() <= budget {
+            return Ok(pruned);
+        }
+        let keep = compaction::KEEP_TOKENS.min(budget / 2);
+        match self.compact(setting, &conversation, keep, None, ask) {
+            Ok(Some(_)) => self.read(setting, budget),
+            Ok(None) => Ok(conversation),
+            Err(End::Stopped(why)) => Err(End::Stopped(why)),
+            Err(End::Failed(failure)) => {
+                log::warn!("agent: session {} could not be summarised: {failure}", setting.session.key);
+                Ok(conversation)
+            }
+        }
+    }
+
+    fn compact_all(&mut self, instructions: Option<&str>, ask: &mut Asker<'_>) -> Result<Option<Compacted>, End> {
+        self.check()?;
+        let setting = self.setting()?;
+        let conversation = self.read(&setting, setting.conversation_tokens_max())?;
+        self.compact(&setting, &conversation, 0, instructions, ask)
+    }
+
+    fn compact(
+        &mut self,
+        setting: &Setting,
+        conversation: &Conversation,
+        keep: u64,
+        instructions: Option<&str>,
+        ask: &mut Asker<'_>,
+    ) -> Result<Option<Compacted>, End> {
+        let material_max = setting.input_tokens_max / 2;
+        let Some(plan) = compaction::plan(conversation, keep, material_max) else { return Ok(None) };
+        self.host.tell(RunEvent::CompactionStart);
+        let prompt = compaction::prompt(&plan, instructions, &setting.session.session_id);
+        let asked = ask(&prompt, &mut |_| {});
+        self.tally.attempts.extend(asked.attempts);
+        let summary = asked.outcome.map(|answered| {
+            self.tally.usage = self.tally.usage.plus(&answered.answer.usage);
+            answered.answer.text()
+        });
+        let recorded = match summary {
+            Ok(summary) if summary.trim().is_empty() => {
+                Err(failure(FailureKind::Format, "the summary is empty".to_owned()).into())
+            }
+            Ok(summary) => {
+                let key = format!("{}:compaction:{}", self.input.run_id, self.input.attempt);
+                let record = compaction::record(&plan, &summary, key);
+                self.host.record(vec![record]).map_err(End::from)
+            }
+            Err(failure) => self.check().and(Err(failure.into())),
+        };
+        // Whoever was told of the beginning is told of the end.
+        self.host.tell(RunEvent::CompactionEnd { will_retry: keep > 0 });
+        recorded?;
+        Ok(Some(Compacted { tokens_before: plan.tokens_before(), first_kept: plan.first_kept() }))
+    }
+}
+
+fn too_long() -> Failure {
+    failure(FailureKind::ContextLength, "the message is longer than the model reads".to_owned())
+}
+
+/// What was shown of an answer counts no more.
+fn begin_anew(host: &mut dyn Host, partial: &mut String, gate: &mut Gate) {
+    partial.clear();
+    *gate = Gate::default();
+    host.tell(RunEvent::Restart);
+}
+
+fn result_key(run_id: &str, step: u32, idx: usize) -> String {
+    format!("{run_id}:step:{step}:result:{idx}")
+}
+
+/// A part of what a model said, as it is stored.
+fn block(said: &Said) -> Value {
+    match said {
+        Said::Text(text) => json!({ "type": "text", "text": text }),
+        Said::Thinking { text, signature } => {
+            let mut block = json!({ "type": "thinking", "thinking": text });
+            if let Some(signature) = signature {
+                block["thinkingSignature"] = json!(signature);
+            }
+            block
+        }
+        Said::Call(call) => {
+            json!({ "type": "toolCall", "id": call.id, "name": call.name, "arguments": call.arguments })
+        }
+    }
+}
+
+/// The fields of an answer's message beside its content, in the order of upstream's transcripts.
+fn about(answered: &Answered, usage: &Usage) -> Vec<(&'static str, Value)> {
+    let stop = if answered.answer.calls().next().is_some() { StopReason::ToolUse } else { answered.answer.stop };
+    let mut about = vec![
+        ("api", json!(answered.api)),
+        ("provider", json!(answered.provider)),
+        ("model", json!(answered.model)),
+        ("usage", usage_of(usage, &answered.prices)),
+        ("stopReason", json!(stop.as_str())),
+    ];
+    about.extend(answered.answer.response_id.as_ref().map(|id| ("responseId", json!(id))));
+    about
+}
+
+fn usage_of(usage: &Usage, prices: &Prices) -> Value {
+    let cost = |tokens: u64, price: f64| tokens as f64 * price / 1_000_000.0;
+    let costs = [
+        cost(usage.input, prices.input),
+        cost(usage.output, prices.output),
+        cost(usage.cache_read, prices.cache_read),
+        cost(usage.cache_write, prices.cache_write),
+    ];
+    json!({
+        "input": usage.input,
+        "output": usage.output,
+        "cacheRead": usage.cache_read,
+        "cacheWrite": usage.cache_write,
+        "totalTokens": usage.total(),
+        "cost": {
+            "input": number(costs[0]),
+            "output": number(costs[1]),
+            "cacheRead": number(costs[2]),
+            "cacheWrite": number(costs[3]),
+            "total": number(costs.iter().sum()),
+        },
+    })
+}
+
+/// Zero as upstream writes it.
+fn number(cost: f64) -> Value {
+    if cost == 0.0 { json!(0) } else { json!(cost) }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,727 @@
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::super::run::Ask;
+use super::super::stop::Stop;
+use super::super::talk::{AttemptOutcome, Message, ToolSpec};
+use super::*;
+use crate::config::load::{self, LoadInputs};
+use crate::defender::rules::{RuleInputs, Rules};
+use crate::protocol::session_key::SessionKey;
+use crate::sessions::transcript::{self, New};
+use crate::store::db::Queries;
+use crate::store::dir::StateDir;
+use crate::store::open::{Database, OnDamage};
+use crate::store::transcript::{MessageRow, PageAt, PageLimits};
+
+const KEY: &str = "agent:main:main";
+/// Sun 2026-09-06 12:34:56 UTC.
+const NOW_MS: i64 = 1_788_698_096_000;
+
+/// Kills what it is lit in after some steps, without a word.
+#[derive(Clone, Default)]
+struct Fuse(Rc<Cell<u32>>);
+
+struct Killed;
+
+impl Fuse {
+    fn tick(&self) {
+        match self.0.get() {
+            0 => {}
+            1 => {
+                self.0.set(0);
+                resume_unwind(Box::new(Killed));
+            }
+            left => self.0.set(left - 1),
+        }
+    }
+}
+
+/// The rest of the program: a real store, and ears.
+struct Double {
+    database: Database,
+    stop: Stop,
+    told: Vec<RunEvent>,
+    steered: Vec<Vec<String>>,
+    fuse: Fuse,
+    store_fails: bool,
+}
+
+impl Host for Double {
+    fn now_ms(&self) -> i64 {
+        NOW_MS
+    }
+
+    fn stop(&self) -> &Stop {
+        &self.stop
+    }
+
+    fn store(&mut self) -> Result<&Queries, StoreError> {
+        self.fuse.tick();
+        if self.store_fails { Err(StoreError::Busy) } else { Ok(&self.database) }
+    }
+
+    fn tell(&mut self, event: RunEvent) {
+        self.fuse.tick();
+        self.told.push(event);
+    }
+
+    fn record(&mut self, messages: Vec<Record>) -> Result<(), StoreError> {
+        self.fuse.tick();
+        for record in messages {
+            add(&mut self.database, &record);
+        }
+        self.fuse.tick();
+        Ok(())
+    }
+
+    fn steered(&mut self) -> Vec<String> {
+        self.fuse.tick();
+        let texts = if self.steered.is_empty() { Vec::new() } else { self.steered.remove(0) };
+        for text in &texts {
+            user(&mut self.database, text);
+        }
+        texts
+    }
+}
+
+fn add(database: &mut Database, record: &Record) {
+    let new = New {
+        role: record.role,
+        content: record.content.clone(),
+        metadata: Value::Null,
+        idempotency_key: Some(&record.idempotency_key),
+        extra: &record.extra,
+        route: None,
+    };
+    let key = SessionKey::stored(KEY.to_owned());
+    database.write(|db| transcript::add(db, &key, &new, NOW_MS)).unwrap();
+}
+
+fn user(database: &mut Database, text: &str) {
+    let content = json!([{ "type": "text", "text": text }]);
+    let new = New { role: "user", content, metadata: Value::Null, idempotency_key: None, extra: &[], route: None };
+    let key = SessionKey::stored(KEY.to_owned());
+    database.write(|db| transcript::add(db, &key, &new, NOW_MS)).unwrap();
+}
+
+/// A run to be: what is put into it, and the double around it.
+pub(crate) struct Bench {
+    temp: tempfile::TempDir,
+    pub(crate) input: RunInput,
+    host: Double,
+    /// Prompts that were put to the model.
+    prompts: Vec<Prompt>,
+    /// How often each call was made, by its id.
+    called: Rc<RefCell<BTreeMap<String, u32>>>,
+}
+
+impl Bench {
+    pub(crate) fn new(said: &str) -> Bench {
+        Bench::with(said, json!({}))
+    }
+
+    /// A file of the agent's workspace.
+    pub(crate) fn file(&self, name: &str, content: &str) {
+        std::fs::write(self.temp.path().join(name), content).unwrap();
+    }
+
+    /// Other rules of the defender.
+    pub(crate) fn rules(&mut self, change: impl FnOnce(&mut RuleInputs)) {
+        let mut inputs = RuleInputs::default();
+        change(&mut inputs);
+        self.input.rules = Arc::new(Rules::compile(&inputs).unwrap());
+    }
+
+    pub(crate) fn setting(&mut self) -> Setting {
+        let session = self.host.database.session(KEY).unwrap().unwrap();
+        Setting::of(&self.input, session, NOW_MS)
+    }
+
+    /// With these members in `agents.defaults`.
+    fn with(said: &str, defaults: Value) -> Bench {
+        let temp = tempfile::TempDir::new().unwrap();
+        let mut document = json!({
+            "agents": { "defaults": { "model": { "primary": "stub/plain" }, "workspace": temp.path(), "userTimezone": "UTC" } },
+            "models": { "providers": { "stub": { "baseUrl": "http://127.0.0.1:1", "models": [
+                { "id": "plain", "contextWindow": 100_000 }, { "id": "deep", "reasoning": true },
+            ] } } },
+        });
+        let members = defaults.as_object().unwrap().clone();
+        document["agents"]["defaults"].as_object_mut().unwrap().extend(members);
+        let file = temp.path().join("openclaw.json");
+        std::fs::write(&file, document.to_string()).unwrap();
+        let mut inputs = LoadInputs::of_process();
+        inputs.env = Default::default();
+        inputs.flag_config = Some(file);
+        inputs.state_dir = Some(temp.path().to_owned());
+        let config = Arc::new(load::load(&inputs).unwrap());
+        let dir = StateDir::open(temp.path().join("state")).unwrap();
+        let mut database = Database::open(&dir, NOW_MS, OnDamage::Fail).unwrap().database;
+        user(&mut database, said);
+        let input = RunInput {
+            run_id: "r".to_owned(),
+            session: SessionKey::stored(KEY.to_owned()),
+            config,
+            rules: Arc::new(Rules::compile(&RuleInputs::default()).unwrap()),
+            ask: Ask::default(),
+            attempt: 1,
+        };
+        let fuse = Fuse::default();
+        let stop = Stop::default();
+        let host = Double { database, stop, told: Vec::new(), steered: Vec::new(), fuse, store_fails: false };
+        Bench { temp, input, host, prompts: Vec::new(), called: Rc::default() }
+    }
+
+    /// Runs, with a model that gives these answers: the one that is due is told by how often it spoke since the newest
+    /// message, so a run that is continued goes on where it was.
+    fn run(&mut self, script: &[Asked]) -> RunEnd {
+        let (fuse, called) = (self.host.fuse.clone(), Rc::clone(&self.called));
+        let prompts = &mut self.prompts;
+        let mut ask = |prompt: &Prompt, hear: &mut dyn FnMut(Heard<'_>)| {
+            fuse.tick();
+            prompts.push(prompt.clone());
+            let spoken = prompt.messages.iter().filter(|message| matches!(message, Message::Assistant(_))).count();
+            let asked = script.get(spoken).unwrap_or_else(|| panic!("asked for answer {spoken}: {prompt:#?}")).clone();
+            hear(Heard::Model { provider: "stub", model: "plain" });
+            if let Ok(answered) = &asked.outcome {
+                for word in answered.answer.text().split_inclusive(' ') {
+                    hear(Heard::Piece(Piece::Text(word)));
+                }
+            }
+            fuse.tick();
+            asked
+        };
+        let fuse = self.host.fuse.clone();
+        let mut call = |_: &Setting, call: &ToolCall| {
+            fuse.tick();
+            *called.borrow_mut().entry(call.id.clone()).or_default() += 1;
+            fuse.tick();
+            let content = vec![Part::Text(format!("answer of {}", call.id))];
+            let result = super::super::talk::ToolResult {
+                call_id: call.id.clone(),
+                name: call.name.clone(),
+                content,
+                is_error: false,
+            };
+            Called { result, details: None }
+        };
+        turn(&self.input, &mut self.host, &mut ask, &mut call)
+    }
+
+    /// The transcript in short.
+    fn transcript(&self) -> Vec<String> {
+        let limits = PageLimits { rows_max: 1000, page_bytes_max: usize::MAX, message_bytes_max: usize::MAX };
+        let session = self.host.database.session(KEY).unwrap().unwrap();
+        let page = self.host.database.transcript_page(&session.session_id, PageAt::Newest, limits).unwrap();
+        let line = |row: &MessageRow| {
+            let message: Value = serde_json::from_str(row.message.as_deref().unwrap()).unwrap();
+            match row.role.as_str() {
+                "toolResult" if message["isError"] == true => {
+                    format!("{} failed", message["toolCallId"].as_str().unwrap())
+                }
+                "toolResult" => format!("{} answered", message["toolCallId"].as_str().unwrap()),
+                "assistant" => {
+                    let blocks = message["content"].as_array().unwrap();
+                    let words = blocks.iter().filter_map(|block| block["text"].as_str().or(block["id"].as_str()));
+                    format!("assistant: {}", words.collect::<Vec<_>>().join(" "))
+                }
+                role => format!("{role}: {}", transcript::text_of(&message)),
+            }
+        };
+        page.messages.iter().map(line).collect()
+    }
+
+    fn texts_told(&self) -> String {
+        self.host
+            .told
+            .iter()
+            .filter_map(|event| if let RunEvent::Text(text) = event { Some(&**text) } else { None })
+            .collect()
+    }
+}
+
+fn asked(said: Vec<Said>) -> Asked {
+    let has_calls = said.iter().any(|said| matches!(said, Said::Call(_)));
+    let stop = if has_calls { StopReason::ToolUse } else { StopReason::Stop };
+    let usage = Usage { input: 10, output: 6, cache_read: 0, cache_write: 0 };
+    let prices = Prices { input: 1.0, output: 2.0, ..Prices::default() };
+    let answer = Answer { said, stop, usage, response_id: Some("id".to_owned()) };
+    let attempt =
+        Attempt { provider: "stub".to_owned(), model: "plain".to_owned(), profile: None, outcome: AttemptOutcome::Ok };
+    let answered =
+        Answered { answer, provider: "stub".to_owned(), model: "plain".to_owned(), api: "openai-completions", prices };
+    Asked { attempts: vec![attempt], outcome: Ok(answered) }
+}
+
+fn says(text: &str) -> Asked {
+    asked(vec![Said::Text(text.to_owned())])
+}
+
+fn tool_call(id: &str, name: &str, arguments: Value) -> Said {
+    Said::Call(ToolCall { id: id.to_owned(), name: name.to_owned(), arguments })
+}
+
+fn calls(ids: &[&str]) -> Asked {
+    asked(ids.iter().map(|id| tool_call(id, "read", json!({ "path": id }))).collect())
+}
+
+fn fails(kind: FailureKind) -> Asked {
+    Asked { attempts: Vec::new(), outcome: Err(failure(kind, format!("it is {}", kind.as_str()))) }
+}
+
+#[track_caller]
+fn reply(end: &RunEnd) -> &Reply {
+    match &end.outcome {
+        Outcome::Replied(reply) => reply,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[track_caller]
+fn failed(end: &RunEnd) -> FailureKind {
+    match &end.outcome {
+        Outcome::Failed(failure) => failure.kind,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_plain_question_has_a_plain_answer() {
+    let mut bench = Bench::new("hello");
+    let end = bench.run(&[says("Hello there")]);
+    let reply = reply(&end);
+    assert_eq!((&*reply.text, reply.is_silent, reply.stop), ("Hello there", false, StopReason::Stop));
+    assert_eq!((end.steps, end.tool_calls, end.usage.total()), (1, 0, 16));
+    assert_eq!(bench.texts_told(), "Hello there");
+    assert_eq!(bench.transcript(), ["user: hello"], "the last words are written by whoever gets them");
+
+    let prompt = &bench.prompts[0];
+    let Message::User(parts) = &prompt.messages[0] else { panic!() };
+    assert_eq!(parts[..], [Part::Text("[Sun 2026-09-06 12:34 UTC] hello".to_owned())]);
+    assert!(prompt.system.contains("Today is Sunday, 2026-09-06 (UTC)."));
+    let names: Vec<&str> = prompt.tools.iter().map(|tool| tool.name.as_str()).collect();
+    assert_eq!(names, ["read", "session_status"]);
+}
+
+#[test]
+fn the_reply_is_stored_as_upstream_stores_it() {
+    let mut bench = Bench::new("hello");
+    let thought = Said::Thinking { text: "hm".to_owned(), signature: Some("s".to_owned()) };
+    let end = bench.run(&[asked(vec![thought, Said::Text("[[reply_to:7]] Hi".to_owned())])]);
+    let record = &reply(&end).record;
+    assert_eq!((record.role, &*record.idempotency_key), ("assistant", "r:reply"));
+    assert_eq!(
+        record.content,
+        json!([
+            { "type": "thinking", "thinking": "hm", "thinkingSignature": "s" },
+            { "type": "text", "text": "Hi" },
+        ])
+    );
+    let extra: serde_json::Map<String, Value> =
+        record.extra.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+    let usage = json!({
+        "input": 10, "output": 6, "cacheRead": 0, "cacheWrite": 0, "totalTokens": 16,
+        "cost": { "input": 0.00001, "output": 0.000012, "cacheRead": 0, "cacheWrite": 0, "total": 0.000022 },
+    });
+    assert_eq!(
+        Value::Object(extra),
+        json!({
+            "api": "openai-completions", "provider": "stub", "model": "plain", "usage": usage, "stopReason": "stop",
+            "responseId": "id", "replyToId": "7",
+        })
+    );
+}
+
+#[test]
+fn silence_is_kept_and_not_shown() {
+    let mut bench = Bench::new("nothing?");
+    let end = bench.run(&[says("NO_REPLY")]);
+    assert!(reply(&end).is_silent && reply(&end).text.is_empty());
+    assert!(reply(&end).record.extra.contains(&("silent", json!(true))));
+    assert_eq!(bench.texts_told(), "");
+    let mut bench = Bench::new("nothing?");
+    assert!(!bench.run(&[asked(Vec::new())]).usage.eq(&Usage::default()));
+}
+
+#[test]
+fn what_a_model_calls_and_hears_is_written_before_it_is_asked_again() {
+    let mut bench = Bench::new("do");
+    let end = bench.run(&[calls(&["1", "2"]), calls(&["3"]), says("Done")]);
+    assert_eq!(reply(&end).text, "Done");
+    assert_eq!((end.steps, end.tool_calls), (3, 3));
+    assert_eq!(
+        bench.transcript(),
+        ["user: do", "assistant: 1 2", "1 answered", "2 answered", "assistant: 3", "3 answered"]
+    );
+    let last = &bench.prompts[2].messages;
+    assert_eq!(last.len(), 6, "{last:#?}");
+    let starts = bench.host.told.iter().filter(|event| matches!(event, RunEvent::ToolStart { .. })).count();
+    let ends =
+        bench.host.told.iter().filter(|event| matches!(event, RunEvent::ToolEnd { is_error: false, .. })).count();
+    assert_eq!((starts, ends), (3, 3));
+}
+
+/// Kills a run at its `n`-th step, continues it, and says whether it was killed at all.
+#[track_caller]
+fn kill_and_continue(n: u32, again: Option<u32>) -> bool {
+    let script = [calls(&["1", "2"]), calls(&["3"]), says("Done")];
+    let mut bench = Bench::new("do");
+    let mut was_killed = false;
+    let ends: Vec<RunEnd> = [Some(n), again, None]
+        .into_iter()
+        .filter_map(|fuse| {
+            bench.host.fuse.0.set(fuse.unwrap_or(0));
+            let end = catch_unwind(AssertUnwindSafe(|| bench.run(&script))).ok();
+            if end.is_none() {
+                was_killed = true;
+                bench.input.attempt += 1;
+            }
+            end
+        })
+        .take(1)
+        .collect();
+    let end = ends.first().expect("it is continued");
+    assert_eq!(reply(end).text, "Done", "{n} {again:?}");
+    let says_so = reply(end).record.extra.contains(&("continuedAfterRestart", json!(true)));
+    assert_eq!(says_so, was_killed);
+    for (id, times) in &*bench.called.borrow() {
+        assert_eq!(*times, 1, "call {id} was made {times} times, killed at {n} {again:?}");
+    }
+    let transcript = bench.transcript();
+    let expected = ["user: do", "assistant: 1 2", "1", "2", "assistant: 3", "3"];
+    assert_eq!(transcript.len(), expected.len(), "{n} {again:?}: {transcript:#?}");
+    for (line, expected) in transcript.iter().zip(expected) {
+        assert!(line.starts_with(expected), "{n} {again:?}: {transcript:#?}");
+        let was_made = |id: &str| bench.called.borrow().contains_key(id);
+        if line.ends_with("answered") {
+            assert!(was_made(&line[..1]), "{n} {again:?}: an answer of a call that was not made");
+        }
+    }
+    // What is not known to have been done is said to be unknown, and the model hears of each call once.
+    let results = bench.prompts.last().unwrap().messages.iter().filter(|m| matches!(m, Message::Tool(_))).count();
+    assert_eq!(results, 3);
+    was_killed
+}
+
+#[test]
+fn killed_anywhere_it_goes_on_and_does_nothing_twice() {
+    let mut n_killed = 0;
+    for n in 1.. {
+        if !kill_and_continue(n, None) {
+            break;
+        }
+        n_killed += 1;
+    }
+    assert!(n_killed > 40, "only {n_killed} places were tried");
+}
+
+#[test]
+fn killed_twice_it_goes_on_all_the_same() {
+    for n in (1..45).step_by(4) {
+        for again in (1..40).step_by(5) {
+            kill_and_continue(n, Some(again));
+        }
+    }
+}
+
+#[test]
+fn a_stop_ends_it_at_the_next_step_with_what_was_said() {
+    let mut bench = Bench::new("do");
+    bench.host.stop.stop(Why::Rpc);
+    let end = bench.run(&[says("never")]);
+    assert_eq!(end.outcome, Outcome::Stopped { why: Why::Rpc, partial: String::new() });
+    assert!(bench.prompts.is_empty());
+
+    let mut bench = Bench::new("do");
+    let stop = bench.host.stop.clone();
+    let end = {
+        let mut ask = |_: &Prompt, hear: &mut dyn FnMut(Heard<'_>)| {
+            hear(Heard::Piece(Piece::Text("half a ")));
+            stop.stop(Why::Stop);
+            fails(FailureKind::Stopped)
+        };
+        turn(&bench.input, &mut bench.host, &mut ask, &mut |_, _| unreachable!())
+    };
+    assert_eq!(end.outcome, Outcome::Stopped { why: Why::Stop, partial: "half a".to_owned() });
+}
+
+#[test]
+fn a_stop_between_tools_leaves_the_rest_undone() {
+    let mut bench = Bench::new("do");
+    let stop = bench.host.stop.clone();
+    let mut n_calls = 0;
+    let end = turn(&bench.input, &mut bench.host, &mut |_, _| calls(&["1", "2"]), &mut |_, call| {
+        n_calls += 1;
+        stop.stop(Why::Interrupt);
+        Called::failed(call, "x")
+    });
+    assert!(matches!(end.outcome, Outcome::Stopped { why: Why::Interrupt, .. }));
+    assert_eq!(n_calls, 1);
+    assert_eq!(bench.transcript(), ["user: do", "assistant: 1 2", "1 failed"]);
+}
+
+#[test]
+fn it_ends_when_its_time_is_up() {
+    let mut bench = Bench::new("do");
+    bench.input.ask.timeout = Some(Duration::ZERO);
+    let end = bench.run(&[says("never")]);
+    assert!(matches!(end.outcome, Outcome::Stopped { why: Why::Timeout, .. }), "{end:?}");
+}
+
+#[test]
+fn a_message_that_comes_meanwhile_is_heard_at_the_next_tool() {
+    let mut bench = Bench::new("do");
+    bench.host.steered = vec![vec!["stop that".to_owned()]];
+    let end = bench.run(&[calls(&["1", "2"]), says("Alright")]);
+    assert_eq!(reply(&end).text, "Alright");
+    assert_eq!(bench.transcript(), ["user: do", "assistant: 1 2", "1 answered", "user: stop that", "2 failed"]);
+    let messages = &bench.prompts[1].messages;
+    assert_eq!(messages.last(), Some(&Message::User(vec![Part::Text("stop that".to_owned())])));
+    assert_eq!(bench.called.borrow().len(), 1, "what was overtaken is not done");
+}
+
+#[test]
+fn a_failure_is_the_runs_end_and_what_was_shown_counts_no_more() {
+    let mut bench = Bench::new("do");
+    let end = turn(
+        &bench.input,
+        &mut bench.host,
+        &mut |_, hear| {
+            hear(Heard::Piece(Piece::Text("half ")));
+            fails(FailureKind::RateLimit)
+        },
+        &mut |_, _| unreachable!(),
+    );
+    assert_eq!(failed(&end), FailureKind::RateLimit);
+    assert_eq!(bench.host.told.last(), Some(&RunEvent::Restart));
+}
+
+#[test]
+fn another_model_begins_anew() {
+    let mut bench = Bench::new("do");
+    let from = Attempt {
+        provider: "a".to_owned(),
+        model: "b".to_owned(),
+        profile: None,
+        outcome: AttemptOutcome::Error(failure(FailureKind::Unavailable, "cut off".to_owned())),
+    };
+    let end = turn(
+        &bench.input,
+        &mut bench.host,
+        &mut |_, hear| {
+            hear(Heard::Piece(Piece::Text("half ")));
+            hear(Heard::Fallback { from: &from, to: "stub/deep" });
+            hear(Heard::Restart);
+            hear(Heard::Piece(Piece::Text("whole")));
+            says("whole")
+        },
+        &mut |_, _| unreachable!(),
+    );
+    assert_eq!(reply(&end).text, "whole");
+    let at = |wanted: &RunEvent| bench.host.told.iter().position(|event| event == wanted).unwrap();
+    let fallback = at(&RunEvent::Fallback { from: from.clone(), to: "stub/deep".to_owned() });
+    assert!(at(&RunEvent::Text("half ".to_owned())) < fallback && fallback < at(&RunEvent::Restart));
+    assert!(at(&RunEvent::Restart) < at(&RunEvent::Text("whole".to_owned())));
+}
+
+#[test]
+fn a_store_that_cannot_be_read_is_a_failure_that_may_pass() {
+    let mut bench = Bench::new("do");
+    bench.host.store_fails = true;
+    assert_eq!(failed(&bench.run(&[])), FailureKind::Unavailable);
+}
+
+#[test]
+fn a_run_that_goes_in_circles_is_told_and_then_ended() {
+    let mut bench = Bench::new("do");
+    let end = turn(
+        &bench.input,
+        &mut bench.host,
+        &mut |_, _| asked(vec![tool_call("x", "read", json!({ "path": "same" }))]),
+        &mut |_, call| Called::failed(call, "always the same"),
+    );
+    assert_eq!(failed(&end), FailureKind::Format);
+    assert_eq!(end.tool_calls, super::super::calls::SAME_CALLS_MAX);
+    assert_eq!(end.steps, super::super::calls::SAME_CALLS_MAX + super::super::calls::REFUSALS_MAX);
+}
+
+#[test]
+fn no_more_tools_are_called_than_configured() {
+    let mut bench = Bench::with("do", json!({ "maxToolSteps": 2 }));
+    let end = bench.run(&[calls(&["1", "2", "3"]), says("That is all I have")]);
+    assert_eq!((end.tool_calls, &*reply(&end).text), (2, "That is all I have"));
+    assert_eq!(bench.transcript()[2..], ["1 answered", "2 answered", "3 failed"]);
+}
+
+#[test]
+fn a_tool_of_the_caller_ends_the_run_with_its_call() {
+    let mut bench = Bench::new("weather?");
+    let parameters = json!({ "type": "object" });
+    let theirs = ToolSpec { name: "weather".to_owned(), description: "w".to_owned(), parameters };
+    bench.input.ask.client_tools = vec![theirs];
+    let both = vec![
+        Said::Text("I look.".to_owned()),
+        tool_call("1", "read", json!({ "path": "a" })),
+        tool_call("2", "weather", json!({})),
+    ];
+    let end = bench.run(&[asked(both)]);
+    let reply = reply(&end);
+    assert_eq!((reply.said.len(), reply.stop, &*reply.text), (2, StopReason::ToolUse, "I look."));
+    assert!(!reply.is_silent);
+    assert_eq!(reply.record.content[1]["name"], "weather");
+    assert!(bench.called.borrow().is_empty());
+    assert_eq!(bench.prompts[0].tools.len(), 3);
+}
+
+#[test]
+fn what_a_message_asks_for_decides_over_session_and_agent() {
+    let mut bench = Bench::new("think");
+    let end = bench.run(&[says("ok")]);
+    assert!(matches!(end.outcome, Outcome::Replied(_)));
+    assert_eq!(bench.prompts[0].thinking, super::super::talk::Thinking::Off);
+    bench.input.ask.model = Some("stub/deep".to_owned());
+    bench.input.ask.extra_system = Some("x".repeat(9000));
+    bench.run(&[says("ok")]);
+    assert_eq!(bench.prompts[1].thinking, super::super::talk::Thinking::Medium, "a reasoning model reasons");
+    assert!(
+        bench.prompts[1].system.contains(&"x".repeat(8192)) && !bench.prompts[1].system.contains(&"x".repeat(8193))
+    );
+    assert!(bench.prompts[1].system.contains("model=stub/deep"));
+    bench.input.ask.thinking = Some(super::super::talk::Thinking::High);
+    bench.run(&[says("ok")]);
+    assert_eq!(bench.prompts[2].thinking, super::super::talk::Thinking::High);
+}
+
+/// A bench whose session is long: `n` turns of about `tokens` each, then a question.
+fn long(n: usize, tokens: usize, defaults: Value) -> Bench {
+    let mut bench = Bench::with("turn 0", defaults);
+    for turn in 0..n {
+        let words = format!("said {turn} {}", "x".repeat(tokens * 4));
+        let record = Record {
+            role: "assistant",
+            content: json!([{ "type": "text", "text": words }]),
+            extra: Vec::new(),
+            idempotency_key: format!("old{turn}"),
+        };
+        add(&mut bench.host.database, &record);
+        user(&mut bench.host.database, &format!("turn {}", turn + 1));
+    }
+    bench
+}
+
+/// A model that writes a summary when it is asked for one, and answers otherwise.
+fn summarises(prompts: &mut Vec<Prompt>) -> impl FnMut(&Prompt, &mut dyn FnMut(Heard<'_>)) -> Asked {
+    move |prompt, _| {
+        prompts.push(prompt.clone());
+        says(if prompt.conversation.ends_with(":compaction") { "they counted" } else { "fine" })
+    }
+}
+
+#[test]
+fn a_conversation_that_is_too_long_is_summarised_once() {
+    let mut bench = long(10, 4000, json!({ "contextTokens": 30_000 }));
+    let mut prompts = Vec::new();
+    let end = turn(&bench.input, &mut bench.host, &mut summarises(&mut prompts), &mut |_, _| unreachable!());
+    assert_eq!(reply(&end).text, "fine");
+    assert_eq!(prompts.len(), 2);
+    let Message::User(first) = &prompts[1].messages[0] else { panic!() };
+    assert!(matches!(&first[0], Part::Text(text) if text.contains("they counted")));
+    let Some(Message::User(last)) = prompts[1].messages.last() else { panic!() };
+    assert!(matches!(&last[0], Part::Text(text) if text.ends_with("turn 10")));
+    assert_eq!(bench.transcript().len(), 22, "what was summarised can still be read");
+    assert_eq!(bench.transcript().last().unwrap(), "system: Compaction");
+    assert!(bench.host.told.contains(&RunEvent::CompactionStart));
+    assert!(bench.host.told.contains(&RunEvent::CompactionEnd { will_retry: true }));
+
+    // The next run begins with the summary and needs none.
+    user(&mut bench.host.database, "next");
+    bench.input.run_id = "r2".to_owned();
+    let mut prompts = Vec::new();
+    turn(&bench.input, &mut bench.host, &mut summarises(&mut prompts), &mut |_, _| unreachable!());
+    assert_eq!(prompts.len(), 1);
+}
+
+#[test]
+fn when_there_is_no_summary_old_turns_are_left_out() {
+    let mut bench = long(10, 4000, json!({ "contextTokens": 30_000 }));
+    let mut n_messages = 0;
+    let end = turn(
+        &bench.input,
+        &mut bench.host,
+        &mut |prompt, _| {
+            if prompt.conversation.ends_with(":compaction") {
+                return fails(FailureKind::Unavailable);
+            }
+            n_messages = prompt.messages.len();
+            says("fine")
+        },
+        &mut |_, _| unreachable!(),
+    );
+    assert_eq!(reply(&end).text, "fine");
+    assert!((3..15).contains(&n_messages), "{n_messages}");
+    assert!(bench.host.told.contains(&RunEvent::CompactionEnd { will_retry: true }));
+}
+
+#[test]
+fn a_provider_that_finds_it_too_long_is_asked_with_less() {
+    let mut bench = long(4, 3000, json!({}));
+    let mut n_asked = 0;
+    let end = turn(
+        &bench.input,
+        &mut bench.host,
+        &mut |prompt, _| {
+            n_asked += 1;
+            match n_asked {
+                1 => fails(FailureKind::ContextLength),
+                2 => {
+                    assert!(prompt.conversation.ends_with(":compaction"));
+                    says("in short")
+                }
+                _ => says("fine"),
+            }
+        },
+        &mut |_, _| unreachable!(),
+    );
+    assert_eq!((n_asked, &*reply(&end).text), (3, "fine"));
+
+    let mut bench = Bench::new("short");
+    let mut n_asked = 0;
+    let end = turn(
+        &bench.input,
+        &mut bench.host,
+        &mut |_, _| {
+            n_asked += 1;
+            fails(FailureKind::ContextLength)
+        },
+        &mut |_, _| unreachable!(),
+    );
+    assert_eq!((n_asked, failed(&end)), (1, FailureKind::ContextLength), "nothing can be left out of one message");
+}
+
+#[test]
+fn a_message_that_no_model_could_read_is_refused_without_asking() {
+    let mut bench = Bench::with(&"x".repeat(50_000), json!({ "contextTokens": 10_000 }));
+    assert_eq!(failed(&bench.run(&[])), FailureKind::ContextLength);
+}
+
+#[test]
+fn a_person_may_have_it_summarised() {
+    let mut bench = long(3, 10, json!({}));
+    let mut prompts = Vec::new();
+    let compacted =
+        compact(&bench.input, Some("keep numbers"), &mut bench.host, &mut summarises(&mut prompts)).unwrap();
+    assert_eq!(compacted.unwrap().first_kept, 7);
+    let Message::User(parts) = &prompts[0].messages[0] else { panic!() };
+    assert!(matches!(&parts[0], Part::Text(text) if text.contains("The person adds: keep numbers")));
+    assert!(bench.host.told.contains(&RunEvent::CompactionEnd { will_retry: false }));
+    bench.input.run_id = "again".to_owned();
+    let again = compact(&bench.input, None, &mut bench.host, &mut summarises(&mut Vec::new())).unwrap();
+    assert_eq!(again, None, "only the newest turn is left");
+    let refused = compact(&long(3, 10, json!({})).input, None, &mut bench.host, &mut |_, _| fails(FailureKind::Auth));
+    assert!(refused.is_ok_and(|done| done.is_none()));
+}

@@ -1,0 +1,129 @@
+//! Tools: what an agent may do besides speaking.
+//!
+//! [`TOOLS`] is the table: name, what a model is told of it, what it takes, and the function that does it. [`Scene`] is
+//! all that a tool sees of the program, [`Output`] what it gives back, [`ToolError`] what it says when it cannot.
+//! [`workspace`] opens an agent's files.
+//!
+//! **Invariant:** a tool's arguments are a model's words: decoded into types before anything is done, refused with what
+//! is wrong with them. **Invariant:** what a tool gives back is bounded. **Invariant:** a tool asks nobody for leave;
+//! whoever calls it has judged the call.
+
+pub mod read;
+pub mod session_status;
+pub mod workspace;
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::protocol::params::{self, Params};
+use crate::protocol::version::Protocol;
+
+/// One tool.
+pub struct Tool {
+    /// What a model calls it: `[a-z0-9_]{1,64}`.
+    pub name: &'static str,
+    /// What a model is told of it.
+    pub description: &'static str,
+    /// One line for the list of tools in the system prompt.
+    pub summary: &'static str,
+    /// JSON schema of its arguments.
+    pub parameters: fn() -> Value,
+    run: fn(&Scene<'_>, &Value) -> Result<Output, ToolError>,
+}
+
+impl Tool {
+    /// Does it.
+    ///
+    /// # Errors
+    /// [`ToolError`], in words for the model.
+    pub fn call(&self, scene: &Scene<'_>, arguments: &Value) -> Result<Output, ToolError> {
+        (self.run)(scene, arguments)
+    }
+}
+
+/// Every tool, in the order models are told of them.
+pub static TOOLS: &[Tool] = &[read::TOOL, session_status::TOOL];
+
+/// The tool of this name.
+pub fn find(name: &str) -> Option<&'static Tool> {
+    TOOLS.iter().find(|tool| tool.name == name)
+}
+
+/// What a tool may look at.
+#[derive(Debug, Clone, Copy)]
+pub struct Scene<'a> {
+    /// The agent's directory.
+    pub workspace: &'a Path,
+    /// The session it is called in.
+    pub session: &'a session_status::Facts,
+}
+
+/// What a tool gives back.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Output {
+    /// Words.
+    pub text: String,
+    /// A picture.
+    pub image: Option<Image>,
+    /// The same as values, for programs that show what a tool did.
+    pub details: Option<Value>,
+}
+
+/// A picture that a tool gives back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// `image/png`, …
+    pub mime: &'static str,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// Why a tool did not do what it was asked, in words for the model.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ToolError {
+    /// Its arguments cannot be used.
+    #[error("{0}")]
+    Arguments(String),
+    /// What was asked for is not to be had.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// A model's arguments as a tool's own type.
+fn decode<P: Params>(tool: &str, arguments: &Value) -> Result<P, ToolError> {
+    // The same decoder that reads what clients send, so the same words for the same mistakes.
+    params::decode(tool, Some(&arguments.to_string()), Protocol::V4)
+        .map_err(|error| ToolError::Arguments(error.message.replacen(" params: ", " arguments: ", 1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_what_every_provider_takes() {
+        let names: BTreeSet<&str> = TOOLS.iter().map(|tool| tool.name).collect();
+        assert_eq!(names.len(), TOOLS.len());
+        for tool in TOOLS {
+            let is_fine = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+            assert!((1..=64).contains(&tool.name.len()) && tool.name.chars().all(is_fine), "{}", tool.name);
+            assert!(!tool.description.is_empty() && !tool.summary.contains('\n'), "{}", tool.name);
+            assert_eq!(find(tool.name).map(|found| found.name), Some(tool.name));
+        }
+    }
+
+    #[test]
+    fn every_schema_is_a_closed_object_whose_properties_are_told_of() {
+        for tool in TOOLS {
+            let schema = (tool.parameters)();
+            assert_eq!(schema["type"], "object", "{}", tool.name);
+            assert_eq!(schema["additionalProperties"], false, "{}", tool.name);
+            for (name, property) in schema["properties"].as_object().expect("properties") {
+                assert!(property["description"].is_string(), "{} {name}", tool.name);
+            }
+        }
+    }
+}
