@@ -4,19 +4,17 @@
 //! inside is followed. What it resolves to is opened part by part, so a link that is swapped meanwhile is refused.
 
 use std::ffi::OsStr;
-use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 
-use crate::runtime::beneath::{self, Found};
+use crate::runtime::beneath::{Folder, Found};
 
 /// A workspace, open.
 #[derive(Debug)]
 pub struct Workspace {
     /// Without links.
     root: PathBuf,
-    dir: OwnedFd,
+    dir: Folder,
 }
 
 impl Workspace {
@@ -26,7 +24,7 @@ impl Workspace {
     /// The operating system's.
     pub fn open(root: &Path) -> io::Result<Workspace> {
         let root = root.canonicalize()?;
-        let dir = OwnedFd::from(File::open(&root)?);
+        let dir = Folder::open(&root)?;
         Ok(Workspace { root, dir })
     }
 
@@ -44,7 +42,7 @@ impl Workspace {
         };
         let Ok(inside) = resolved.strip_prefix(&self.root) else { return Err(io::ErrorKind::PermissionDenied.into()) };
         let parts: Vec<&OsStr> = inside.iter().collect();
-        beneath::open(&self.dir, &parts)
+        self.dir.file(&parts)
     }
 
     /// Whether a path leaves the workspace by its words alone.

@@ -2,14 +2,11 @@
 //!
 //! Nothing is kept between requests: a build that is replaced on disk is served from the next request on.
 //!
-//! **Invariant:** every file is opened part by part below an open root, following no symbolic link, and only regular
-//! files are read ([`beneath`]). The root itself may be a link: it is the operator's own word.
+//! **Invariant:** files are opened through [`beneath`](crate::runtime::beneath) and in no other way, so neither a path nor a
+//! swapped link leaves the root.
 
 use std::borrow::Cow;
-use std::ffi::OsStr;
-use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use serde_json::json;
@@ -19,7 +16,7 @@ use super::content::{self, Coding, Kind};
 use super::headers::{self, ASK, FOREVER};
 use super::index::{self, Build};
 use super::{BasePath, Request, Response, path};
-use crate::runtime::beneath::{self, Found};
+use crate::runtime::beneath::{Folder, Found};
 
 /// Largest file sent, in bytes (upstream's largest is 3.6 MB); a larger one is answered with 500.
 pub const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -34,8 +31,7 @@ const NOT_VIEWS: [&str; 4] = ["api", "v1", "__openclaw", "__openclaw__"];
 /// Answers `inside`, a path below the base path, from `root`. Reads files: runs on a worker.
 pub fn serve(root: &Path, base: &BasePath, inside: &str, request: &Request<'_>) -> Response {
     let Some(parts) = path::parts(inside) else { return headers::not_found(request.path) };
-    let Ok(root) = File::open(root) else { return unavailable() };
-    let root = OwnedFd::from(root);
+    let Ok(root) = Folder::open(root) else { return unavailable() };
     let name = parts.last().map_or("", |part| part);
     match Kind::of(name) {
         Kind::File(_) if parts.len() == 1 && name == INDEX => serve_index(&root, base, request),
@@ -54,15 +50,15 @@ pub fn serve(root: &Path, base: &BasePath, inside: &str, request: &Request<'_>) 
 /// Answers `inside` with the file of that name below `root`, and nothing else.
 pub fn file(root: &Path, inside: &str, request: &Request<'_>) -> Response {
     let Some(parts) = path::parts(inside) else { return headers::not_found(request.path) };
-    let Ok(root) = File::open(root) else { return headers::not_found(request.path) };
+    let Ok(root) = Folder::open(root) else { return headers::not_found(request.path) };
     match Kind::of(parts.last().map_or("", |part| part)) {
-        Kind::File(content_type) => serve_file(&OwnedFd::from(root), &parts, content_type, ASK, request),
+        Kind::File(content_type) => serve_file(&root, &parts, content_type, ASK, request),
         Kind::View | Kind::Withheld => headers::not_found(request.path),
     }
 }
 
-fn serve_index(root: &OwnedFd, base: &BasePath, request: &Request<'_>) -> Response {
-    let html = match open_below(root, &[INDEX]).and_then(|found| found.read(INDEX_BYTES_MAX)) {
+fn serve_index(root: &Folder, base: &BasePath, request: &Request<'_>) -> Response {
+    let html = match root.file(&[INDEX]).and_then(|found| found.read(INDEX_BYTES_MAX)) {
         Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
         Err(error) if error.kind() == io::ErrorKind::FileTooLarge => return too_large(INDEX_BYTES_MAX),
         Err(_) => return unavailable(),
@@ -83,13 +79,13 @@ fn serve_index(root: &OwnedFd, base: &BasePath, request: &Request<'_>) -> Respon
 }
 
 fn serve_file(
-    root: &OwnedFd,
+    root: &Folder,
     parts: &[Cow<'_, str>],
     content_type: &str,
     keep: &str,
     request: &Request<'_>,
 ) -> Response {
-    let Ok(mut found) = open_below(root, parts) else { return headers::not_found(request.path) };
+    let Ok(mut found) = open(root, parts) else { return headers::not_found(request.path) };
     let mut coding = None;
     for wanted in content::codings(request.accept_encoding) {
         if let Ok(sibling) = open_sibling(root, parts, wanted) {
@@ -121,22 +117,21 @@ fn serve_file(
     }
 }
 
-fn open_sibling(root: &OwnedFd, parts: &[Cow<'_, str>], coding: Coding) -> io::Result<Found> {
+fn open_sibling(root: &Folder, parts: &[Cow<'_, str>], coding: Coding) -> io::Result<Found> {
     let mut parts = parts.to_vec();
     if let Some(name) = parts.last_mut() {
         name.to_mut().push_str(coding.suffix());
     }
-    open_below(root, &parts)
+    open(root, &parts)
 }
 
-fn has_service_worker(root: &OwnedFd) -> bool {
-    open_below(root, &[SERVICE_WORKER]).is_ok()
+fn open(root: &Folder, parts: &[Cow<'_, str>]) -> io::Result<Found> {
+    let parts: Vec<&str> = parts.iter().map(|part| &**part).collect();
+    root.file(&parts)
 }
 
-/// Opens the file that `parts` name below `root`, following no symbolic link.
-fn open_below(root: &OwnedFd, parts: &[impl AsRef<str>]) -> io::Result<Found> {
-    let parts: Vec<&OsStr> = parts.iter().map(|part| OsStr::new(part.as_ref())).collect();
-    beneath::open(root, &parts)
+fn has_service_worker(root: &Folder) -> bool {
+    root.file(&[SERVICE_WORKER]).is_ok()
 }
 
 /// The root or its index cannot be read. Strangers are not told which directory that is.

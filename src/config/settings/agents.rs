@@ -46,6 +46,8 @@ pub struct ModelChoice {
 /// What every agent starts from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AgentDefaults {
+    /// Where an agent works that has no workspace of its own.
+    pub workspace: PathBuf,
     pub model: ModelChoice,
     /// How hard models are asked to think; `None`: as hard as suits the model.
     pub thinking: Option<String>,
@@ -105,7 +107,7 @@ impl Agents {
             list.push(Agent {
                 id: SOLE_AGENT.to_owned(),
                 name: None,
-                workspace,
+                workspace: workspace.clone(),
                 identity: Identity::default(),
                 model: ModelChoice::default(),
             });
@@ -114,6 +116,7 @@ impl Agents {
             default_id: default_id.unwrap_or_else(|| list[0].id.clone()),
             list,
             defaults: AgentDefaults {
+                workspace,
                 model: ModelChoice::read(&defaults),
                 thinking: defaults.text("thinkingDefault"),
                 heartbeat: Heartbeat::read(&defaults.at("heartbeat")),

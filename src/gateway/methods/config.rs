@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::config::changes;
+use crate::config::document::Document;
 use crate::config::edit::{Method as EditMethod, Planned, Request};
 use crate::config::load::{self, Loaded};
 use crate::config::schema::json_schema;
@@ -177,11 +178,32 @@ fn write(
     base_hash: Option<&NonEmpty>,
     replace_paths: &[String],
 ) -> Result<Planned, StoreError> {
-    let protocol = cx.call.protocol();
-    let stored = load::inspect(&cx.snapshot.load_inputs).map_err(unreadable)?;
+    let base_hash = base_hash.map(|hash| hash.0.as_str());
+    let request = Request { method, protocol: cx.call.protocol(), raw: &raw.0, base_hash, replace_paths };
+    write_planned(cx, &stored(cx)?, &request)
+}
+
+/// The document as it is on disk, for a method that works its change out from it.
+pub(super) fn stored(cx: &StoreCx<'_>) -> Result<Document, RpcError> {
+    load::inspect(&cx.snapshot.load_inputs).map_err(unreadable)
+}
+
+/// Applies a merge patch that was worked out from `stored`, and writes it as any other edit.
+pub(super) fn patch_stored(
+    cx: &StoreCx<'_>,
+    stored: &Document,
+    patch: &Value,
+    replace_paths: &[String],
+) -> Result<Planned, StoreError> {
+    let raw = patch.to_string();
+    let base_hash = Some(stored.hash.as_str());
     let request =
-        Request { method, protocol, raw: &raw.0, base_hash: base_hash.map(|hash| hash.0.as_str()), replace_paths };
-    let planned = load::plan(&stored, &request).map_err(|error| error.to_rpc(protocol))?;
+        Request { method: EditMethod::Patch, protocol: cx.call.protocol(), raw: &raw, base_hash, replace_paths };
+    write_planned(cx, stored, &request)
+}
+
+fn write_planned(cx: &StoreCx<'_>, stored: &Document, request: &Request<'_>) -> Result<Planned, StoreError> {
+    let planned = load::plan(stored, request).map_err(|error| error.to_rpc(request.protocol))?;
     cx.db.audit_append(&AuditRecord {
         at_ms: cx.call.now_ms,
         actor: cx.call.caller.actor(),
@@ -204,7 +226,7 @@ fn written(planned: &Planned) -> Value {
 }
 
 /// The written document, for the loop to take over.
-fn taken_over(cx: &StoreCx<'_>, planned: Planned) -> Fact {
+pub(super) fn taken_over(cx: &StoreCx<'_>, planned: Planned) -> Fact {
     let Planned { document, settings, .. } = planned;
     Fact::Config(Box::new(Loaded { document, settings, state_dir: cx.snapshot.config.state_dir.clone() }))
 }

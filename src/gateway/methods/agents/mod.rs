@@ -1,4 +1,8 @@
-//! The configured agents: who they are, what they are called.
+//! The configured agents: who they are, what they are called, what lies in their workspaces.
+
+pub mod browse;
+pub mod files;
+pub mod roster;
 
 use serde_json::{Value, json};
 
@@ -14,8 +18,16 @@ use crate::protocol::version::Protocol;
 use crate::sessions::row;
 
 crate::methods! {
-    "agents.list",        Both, need::READ, need::READ, Loop list;
-    "agent.identity.get", Both, need::READ, need::READ, Loop identity;
+    "agents.list",           Both, need::READ,  need::READ,  Loop  list;
+    "agents.create",         Both, need::ADMIN, need::ADMIN, Store roster::create;
+    "agents.update",         Both, need::ADMIN, need::ADMIN, Store roster::update;
+    "agents.delete",         Both, need::ADMIN, need::ADMIN, Store roster::delete;
+    "agents.files.list",     Both, need::READ,  need::READ,  Query files::list;
+    "agents.files.get",      Both, need::READ,  need::READ,  Query files::get;
+    "agents.files.set",      Both, need::ADMIN, need::ADMIN, Store files::set;
+    "agents.workspace.list", V4,   need::ADMIN, need::READ,  Query browse::list;
+    "agents.workspace.get",  V4,   need::ADMIN, need::READ,  Query browse::get;
+    "agent.identity.get",    Both, need::READ,  need::READ,  Loop  identity;
 }
 
 fn list(gateway: &mut Gateway, call: &Call, _params: Nothing) -> Result<Value, RpcError> {
