@@ -7,13 +7,19 @@
 //!
 //! Read in this order: [`talk`] (what passes between an agent and a model), [`run`] (a run's input, its way of speaking
 //! to the rest of the program, and its end), [`turn`] (the loop), and then what the loop stands on: [`setting`],
-//! [`context`], [`history`], [`conversation`], [`calls`], [`compaction`], [`silence`].
+//! [`context`], [`history`], [`conversation`], [`calls`], [`compaction`], [`silence`]; [`models`] (what may be asked),
+//! [`ask`](mod@ask) (asking one model after the other until one answers), [`providers`] (how each is spoken to).
 //!
 //! **Invariant:** nothing here knows of connections or clients; a run tells what happens through [`run::Host`].
 //! **Invariant:** one run has one end.
 
 pub mod talk;
 
+pub mod ask;
+pub mod cooldown;
+pub mod models;
+pub mod profiles;
+pub mod providers;
 pub mod run;
 pub mod stop;
 

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use super::cooldown::Cooldowns;
+use super::models::Models;
 use super::stop::{Stop, Why};
 use super::talk::{Attempt, Failure, Part, Said, Thinking, Usage};
 use crate::config::load::Loaded;
@@ -24,6 +26,10 @@ pub struct RunInput {
     pub config: Arc<Loaded>,
     /// The defender's rules in force when it began.
     pub rules: Arc<Rules>,
+    /// The models that may be asked, as configured when it began.
+    pub models: Arc<Models>,
+    /// Which profiles rest, as known when it began.
+    pub cooldowns: Cooldowns,
     /// What its caller asks for beyond what the session says.
     pub ask: Ask,
     /// How often it was begun: above 1 it is continued after a restart.
@@ -158,6 +164,8 @@ pub struct RunEnd {
     pub tool_calls: u32,
     /// How often a model was asked.
     pub steps: u32,
+    /// Which profiles rest, as found at the end: for its owner to merge.
+    pub cooldowns: Cooldowns,
     /// When it began and ended, in milliseconds since 1970.
     pub began_ms: i64,
     /// When it ended.

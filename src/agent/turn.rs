@@ -127,6 +127,8 @@ pub fn turn(input: &RunInput, host: &mut dyn Host, ask: &mut Asker<'_>, call: &m
         attempts: tally.attempts,
         tool_calls: tally.tool_calls,
         steps: tally.steps,
+        // Whoever asks the models for this run knows what came of it, and puts it here.
+        cooldowns: input.cooldowns.clone(),
         began_ms,
         ended_ms: host.now_ms(),
     }

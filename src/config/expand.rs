@@ -2,7 +2,8 @@
 //!
 //! Names are `[A-Z_][A-Z0-9_]*`; what is not such a name between braces is plain text. `$${VAR}` is the literal
 //! `${VAR}`. A missing or empty variable is an issue naming key and variable: a gateway that starts with half a
-//! token is worse than one that does not start.
+//! token is worse than one that does not start. The secrets of model providers are the exception: a reference that
+//! cannot be filled in stays as it is, and takes that one provider out of service.
 
 use std::collections::BTreeMap;
 
@@ -28,6 +29,7 @@ fn walk(value: &Value, env: &Env, path: &KeyPath, issues: &mut Vec<Issue>) -> Va
     match value {
         Value::String(text) => match self::text(text, env) {
             Ok(text) => Value::String(text),
+            Err(_) if is_reference(text) && is_of_a_provider(path) => value.clone(),
             Err(name) => {
                 issues.push(Issue::new(path.to_string(), format!("environment variable {name} is missing or empty")));
                 value.clone()
@@ -41,6 +43,16 @@ fn walk(value: &Value, env: &Env, path: &KeyPath, issues: &mut Vec<Issue>) -> Va
         ),
         other => other.clone(),
     }
+}
+
+/// Whether a key is a secret of a model provider, which is fetched when the provider is asked.
+fn is_of_a_provider(path: &KeyPath) -> bool {
+    let path = path.to_string();
+    path.starts_with("keys.")
+        || path
+            .strip_prefix("models.providers.")
+            .and_then(|rest| rest.split_once('.'))
+            .is_some_and(|(_, key)| key == "apiKey" || key.starts_with("headers."))
 }
 
 /// Fills in one string.
@@ -130,6 +142,17 @@ mod tests {
     fn an_issue_names_the_key() {
         let issues = document(&json!({ "a": [{ "b": "${NOPE}" }] }), &Env::new()).unwrap_err();
         assert_eq!(issues, [Issue::new("a.0.b", "environment variable NOPE is missing or empty")]);
+    }
+
+    #[test]
+    fn a_key_of_a_provider_may_be_missing() {
+        let written =
+            json!({ "models": { "providers": { "p": { "apiKey": "${NOPE}", "headers": { "x": "${NOPE}" } } } } });
+        assert_eq!(document(&written, &Env::new()).unwrap(), written);
+        let url = json!({ "models": { "providers": { "p": { "baseUrl": "${NOPE}" } } } });
+        assert!(document(&url, &Env::new()).is_err(), "only secrets");
+        let half = json!({ "models": { "providers": { "p": { "apiKey": "a${NOPE}" } } } });
+        assert!(document(&half, &Env::new()).is_err(), "only whole references");
     }
 
     #[test]

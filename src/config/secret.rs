@@ -31,6 +31,25 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// Where a secret is to be had from, for those that are fetched when they are needed: one that cannot be had then takes
+/// its user out of service, not the whole configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// It stands in the document.
+    Written(Secret),
+    /// An environment variable.
+    Variable(String),
+    /// A place that one of `secrets.providers` knows, or a file of its own.
+    Referred {
+        /// `file` or `exec`; what else is written is refused when it is fetched.
+        source: String,
+        /// The name under `secrets.providers`.
+        provider: Option<String>,
+        /// What to ask for there.
+        id: String,
+    },
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -18,7 +18,7 @@ pub struct Context<'a> {
 }
 
 /// A model by name, and what the configuration says of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Chosen<'a> {
     /// Who offers it; `None` when the name does not say.
     pub provider: Option<&'a str>,

@@ -80,13 +80,7 @@ mod tests {
 
     #[test]
     fn a_model_takes_the_levels_it_can_think_at() {
-        let model = |reasoning| Model {
-            id: "m".to_owned(),
-            name: "m".to_owned(),
-            reasoning,
-            input: Vec::new(),
-            context_window: None,
-        };
+        let model = |reasoning| Model { id: "m".to_owned(), name: "m".to_owned(), reasoning, ..Model::default() };
         assert_eq!(levels(Some("p"), Some("m"), Some(&model(false))), ["off"]);
         assert_eq!(levels(Some("p"), Some("m"), Some(&model(true))).last(), Some(&"high"));
         assert_eq!(levels(Some("p"), Some("m"), None).last(), Some(&"high"));

@@ -24,6 +24,8 @@ mod command_line;
 mod sign_in;
 // Paired devices: their machine, their tokens, and how they get more.
 mod devices;
+// Model providers as they are and as they fail, asked through the library.
+mod providers;
 // The port itself: paths, addresses, pipelining, signs of life.
 mod transport;
 // The house rules that a machine can read.

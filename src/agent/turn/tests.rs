@@ -5,6 +5,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::super::cooldown::Cooldowns;
+use super::super::models::Models;
 use super::super::run::Ask;
 use super::super::stop::Stop;
 use super::super::talk::{AttemptOutcome, Message, ToolSpec};
@@ -166,6 +168,8 @@ impl Bench {
         let input = RunInput {
             run_id: "r".to_owned(),
             session: SessionKey::stored(KEY.to_owned()),
+            models: Arc::new(Models::new(&config, &|_| None)),
+            cooldowns: Cooldowns::default(),
             config,
             rules: Arc::new(Rules::compile(&RuleInputs::default()).unwrap()),
             ask: Ask::default(),

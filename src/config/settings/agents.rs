@@ -41,6 +41,8 @@ pub struct Identity {
 pub struct ModelChoice {
     pub primary: Option<String>,
     pub fallbacks: Vec<String>,
+    /// Whether fallbacks are written: an empty list means that there are none, a missing one the defaults' own.
+    pub(super) has_fallbacks: bool,
 }
 
 /// What every agent starts from.
@@ -146,7 +148,8 @@ impl Agents {
         let default = &self.defaults.model;
         ModelChoice {
             primary: own.and_then(|own| own.primary.clone()).or_else(|| default.primary.clone()),
-            fallbacks: own.filter(|own| !own.fallbacks.is_empty()).unwrap_or(default).fallbacks.clone(),
+            fallbacks: own.filter(|own| own.has_fallbacks).unwrap_or(default).fallbacks.clone(),
+            has_fallbacks: own.is_some_and(|own| own.has_fallbacks) || default.has_fallbacks,
         }
     }
 }
@@ -175,6 +178,7 @@ impl ModelChoice {
         ModelChoice {
             primary: holder.text("model").or_else(|| holder.text("model.primary")),
             fallbacks: holder.texts("model.fallbacks"),
+            has_fallbacks: holder.is_set("model.fallbacks"),
         }
     }
 }

@@ -87,7 +87,7 @@ fn build_and_trace(
         channels: channels::Channels::read(&root),
         session: agents::Session::read(&root.at("session")),
         agents: agents::Agents::read(&root.at("agents"), &context.state_dir),
-        models: models::Models::read(&root.at("models")),
+        models: models::Models::read(&root),
         ui: agents::Ui::read(&root.at("ui")),
     };
     issues.extend(cx.issues.take());

@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::config::environment::{Layered, Origin};
 use crate::config::expand::{self, Env};
 use crate::config::schema::{self, Kind, Row, Unit};
-use crate::config::secret::{PLACEHOLDER, Secret};
+use crate::config::secret::{self, PLACEHOLDER, Secret};
 use crate::config::{Issue, duration};
 
 /// Prefix of a path that is no file.
@@ -29,15 +29,6 @@ pub(super) struct ReadContext<'a> {
     pub(super) issues: RefCell<Vec<Issue>>,
     /// Paths that were asked for, for the test that compares them with the rows.
     pub(super) seen: RefCell<BTreeSet<String>>,
-}
-
-/// Where a secret comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum SecretSource {
-    /// It is written in the document.
-    Document,
-    /// It is in this environment variable.
-    Variable(String),
 }
 
 /// A place in the document, to read keys below it.
@@ -173,25 +164,53 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Where a secret would come from; `None` where there is none to be had. For what a gateway runs without: unlike
-    /// [`Reader::secret`], a missing variable is no reason to refuse the document.
-    pub(super) fn secret_source(&self, path: &str) -> Option<SecretSource> {
+    /// Where a secret is to be had from; nothing is fetched. Empty text is no secret.
+    pub(super) fn secret_source(&self, path: &str) -> Option<secret::Source> {
         assert!(self.row(path).secret, "{path} is read as a secret, and its row is none");
-        let named = |name: &str| {
-            let is_set = self.cx.env.get(name).is_some_and(|value| !value.trim().is_empty());
-            is_set.then(|| SecretSource::Variable(name.to_owned()))
+        self.source_of(path, &self.value_of(path)?)
+    }
+
+    /// A map of secrets, by name.
+    pub(super) fn secret_sources(&self, path: &str) -> Vec<(String, secret::Source)> {
+        let row = self.row(&format!("{path}.*"));
+        assert!(row.secret, "{path}.* are read as secrets, and their row is none");
+        let source = |(name, value): (String, Value)| {
+            let source = self.source_of(&format!("{path}.{name}"), &value)?;
+            Some((name, source))
         };
-        match self.value_of(path)? {
-            Value::String(text) => {
-                let text = text.trim();
-                match reference_name(text) {
-                    Some(name) => named(name),
-                    None => (!text.is_empty() && text != PLACEHOLDER).then_some(SecretSource::Document),
-                }
+        self.values(path).into_iter().filter_map(source).collect()
+    }
+
+    /// Lists of secrets, by name.
+    pub(super) fn secret_lists(&self, path: &str) -> Vec<(String, Vec<secret::Source>)> {
+        let sources = |(name, value): (String, Value)| {
+            let items = value.as_array().cloned().unwrap_or_default();
+            let source = |item: &Value| self.source_of(&format!("{path}.{name}"), item);
+            (name.clone(), items.iter().filter_map(source).collect())
+        };
+        self.values(path).into_iter().map(sources).collect()
+    }
+
+    fn source_of(&self, path: &str, value: &Value) -> Option<secret::Source> {
+        let Some(text) = value.as_str().map(str::trim) else {
+            let text = |name: &str| value[name].as_str().map(str::to_owned);
+            let (source, id) = (text("source").unwrap_or_default(), text("id").unwrap_or_default());
+            if id.is_empty() {
+                self.issue(path, "a secret reference needs source and id".to_owned());
+                return None;
             }
-            reference if reference["source"] == "env" => named(reference["id"].as_str()?),
-            // Other sources are not built, so what they hold cannot be had.
-            _ => None,
+            return Some(match source.as_str() {
+                "env" => secret::Source::Variable(id),
+                _ => secret::Source::Referred { source, provider: text("provider"), id },
+            });
+        };
+        if text == PLACEHOLDER {
+            self.issue(path, "holds the placeholder that stands in for a secret, not a secret".to_owned());
+            return None;
+        }
+        match reference_name(text).or_else(|| expand::is_reference(text).then(|| &text[2..text.len() - 1])) {
+            Some(name) => Some(secret::Source::Variable(name.to_owned())),
+            None => (!text.is_empty()).then(|| secret::Source::Written(Secret::new(text))),
         }
     }
 
@@ -213,6 +232,33 @@ impl<'a> Reader<'a> {
             self.issue(path, format!("environment variable {name} is missing or empty"));
         }
         value.map(Secret::new)
+    }
+
+    /// Whether an environment variable is set, and not to nothing.
+    pub(super) fn has_variable(&self, name: &str) -> bool {
+        self.cx.env.get(name).is_some_and(|value| !value.trim().is_empty())
+    }
+
+    /// An object as it is written.
+    pub(super) fn object(&self, path: &str) -> serde_json::Map<String, Value> {
+        self.value_of(path).and_then(|value| value.as_object().cloned()).unwrap_or_default()
+    }
+
+    /// Text as it stands, blanks included.
+    pub(super) fn text_untrimmed(&self, path: &str) -> Option<String> {
+        self.value_of(path)?.as_str().map(str::to_owned)
+    }
+
+    /// A number.
+    ///
+    /// # Panics
+    /// On a row without default: such a number is read by [`Reader::number_if_set`].
+    pub(super) fn number(&self, path: &str) -> f64 {
+        self.number_if_set(path).expect("the row has a default")
+    }
+
+    pub(super) fn number_if_set(&self, path: &str) -> Option<f64> {
+        self.value_of(path)?.as_f64()
     }
 
     /// The elements of a list.

@@ -46,8 +46,9 @@ fn addresses(settings: &Settings) -> Vec<String> {
 fn what_is_read_is_what_the_rows_say_is_read() {
     // One of everything, so that every list and map is entered.
     let config = json!({
-        "agents": { "list": [{ "id": "a" }], "entries": { "b": {} } },
+        "agents": { "defaults": { "models": { "p/m": {} } }, "list": [{ "id": "a" }], "entries": { "b": {} } },
         "models": { "providers": { "p": { "models": [{ "id": "m" }] } } },
+        "auth": { "profiles": { "p:a": {} } },
         "channels": { "c": {} },
     });
     let (_, mut seen) = build_and_trace(&config, Path::new("/"), &context(), &Env::new()).unwrap();

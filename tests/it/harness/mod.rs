@@ -2,7 +2,8 @@
 //!
 //! [`Server::start`] spawns the binary with an empty environment, a temporary home and state directory, and waits for the line
 //! that names its port. [`Server::operator`] and [`Server::node`] give signed-in clients of either protocol; [`Socket`] is
-//! the plain connection below them, for what a well-behaved client would never send.
+//! the plain connection below them, for what a well-behaved client would never send. [`provider::Provider`] is a model
+//! provider that answers as it is told.
 //!
 //! **Invariants:** nothing here sleeps and hopes (every wait has a condition and a deadline); nothing touches the user's
 //! files or a fixed port; a failed test prints what was said on every connection and what the daemon wrote.
@@ -12,6 +13,7 @@ pub(crate) mod connect;
 pub(crate) mod http;
 pub(crate) mod identity;
 pub(crate) mod inbox;
+pub(crate) mod provider;
 pub(crate) mod server;
 pub(crate) mod socket;
 
