@@ -11,7 +11,7 @@ use super::clients::{Admission, Caller, Caps, Phase, Ready, Subscriptions};
 use super::effect::{Done, Effect, Job, Origin, Work};
 use super::limiter::{Kind, Subject};
 use super::locality::{Head, OriginVerdict};
-use super::pairing::{Ask, Paired, Pending, Profile, Reason};
+use super::pairing::{Ask, Paired, Pending, Profile, Reason, VIA_SILENT};
 use super::upgrades::End;
 use super::{Fact, Gateway, hello};
 use crate::protocol::connect::{ClientId, ClientMode, ConnectParams, Credentials};
@@ -354,11 +354,14 @@ impl Gateway {
                 }
                 let request = self.devices.ask(&ask, now.wall_ms);
                 self.devices.resolve(&request.request_id);
-                let record = self.devices.approved(&ask, "silent", now.wall_ms);
+                let record = self.devices.approved(&ask, VIA_SILENT, now.wall_ms);
                 admitted.approved = Some(request);
                 record
             }
         };
+        if caller.role == Role::Node {
+            record.offers(params, now.wall_ms);
+        }
         record.last_seen_at_ms = now.wall_ms;
         if caller.admission == Admission::DeviceToken {
             record.used_token(caller.role, now.wall_ms);

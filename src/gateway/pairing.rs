@@ -17,10 +17,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::protocol::connect::{ClientId, ClientMode, ConnectParams};
 use crate::protocol::device::Device;
+use crate::protocol::params::NonEmpty;
 use crate::protocol::scope::{Role, Scopes};
 use crate::protocol::version::Protocol;
 use crate::runtime::random;
 use crate::store::devices::{DEVICES_PAIRED_MAX, PAIRS_PENDING_MAX, PAIRS_PENDING_TTL_MS};
+
+/// [`Paired::approved_via`]: nobody was asked.
+pub const VIA_SILENT: &str = "silent";
+/// [`Paired::approved_via`]: an operator approved.
+pub const VIA_OWNER: &str = "owner";
 
 /// The key device tokens are derived from: 32 random bytes in a file of their own.
 pub struct TokenKey(hmac::Key);
@@ -211,6 +217,92 @@ impl Profile {
     }
 }
 
+/// Capabilities, commands and permissions that are kept of what a node offers; the others are left out. Real ones offer
+/// some thirty commands.
+pub const OFFERED_NAMES_MAX: usize = 64;
+/// Longest name of one that is kept, in bytes.
+pub const OFFERED_NAME_BYTES_MAX: usize = 64;
+
+/// What a node offered when it last connected, and nobody has approved. Kept in memory only: a node says it anew each
+/// time it comes.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Offer {
+    /// Names what would be approved.
+    pub request_id: String,
+    /// Changes with what is offered.
+    pub revision: String,
+    /// Who offers.
+    #[serde(flatten)]
+    pub from: Offerer,
+    /// Kinds of things it can do.
+    pub caps: Vec<String>,
+    /// Commands it can run.
+    pub commands: Vec<String>,
+    /// What its owner allows it.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub permissions: BTreeMap<String, bool>,
+    /// Set when the device itself was approved without asking.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub silent: bool,
+    /// When it was first offered.
+    pub ts: i64,
+}
+
+/// What a node says of itself beside its offer.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(missing_docs, reason = "the wire contract's node surface, field for field")]
+pub struct Offerer {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub display_name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device_family: Option<String>,
+    pub version: String,
+}
+
+impl Offer {
+    /// From a connect, at `now_ms`.
+    fn of(params: &ConnectParams, profile: &Profile, silent: bool, now_ms: i64) -> Offer {
+        let is_kept = |name: &&str| name.len() <= OFFERED_NAME_BYTES_MAX;
+        let names = |list: &Option<Vec<NonEmpty>>| -> Vec<String> {
+            let names = list.iter().flatten().map(|name| name.0.as_str()).filter(is_kept);
+            names.take(OFFERED_NAMES_MAX).map(str::to_owned).collect()
+        };
+        let permissions = params.permissions.iter().flat_map(|map| &map.0);
+        let permissions = permissions.filter_map(|(name, allowed)| Some((name.as_str(), allowed.as_bool()?)));
+        Offer {
+            request_id: random::uuid(),
+            revision: random::uuid(),
+            from: Offerer {
+                display_name: profile.display_name.clone(),
+                platform: profile.platform.clone(),
+                device_family: profile.device_family.clone(),
+                version: params.client.version.0.clone(),
+            },
+            caps: names(&params.caps),
+            commands: names(&params.commands),
+            permissions: permissions
+                .filter(|(name, _)| is_kept(name))
+                .take(OFFERED_NAMES_MAX)
+                .map(|(name, allowed)| (name.to_owned(), allowed))
+                .collect(),
+            silent,
+            ts: now_ms,
+        }
+    }
+
+    /// Whether another offer is the same but for when it was made and what it is called.
+    fn is_like(&self, other: &Offer) -> bool {
+        let part = |offer: &Offer| {
+            (offer.from.clone(), offer.caps.clone(), offer.commands.clone(), offer.permissions.clone(), offer.silent)
+        };
+        part(self) == part(other)
+    }
+}
+
 /// A paired device.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -241,6 +333,9 @@ pub struct Paired {
     pub operator_label: Option<String>,
     /// Its tokens, one a role.
     pub tokens: Vec<Token>,
+    /// What it offers as a node.
+    #[serde(skip)]
+    pub offer: Option<Offer>,
 }
 
 impl Paired {
@@ -280,6 +375,14 @@ impl Paired {
             }),
         }
         self.tokens.sort_by(|a, b| a.role.cmp(&b.role));
+    }
+
+    /// Notes what the device offers as a node. The same offer goes on under its name.
+    pub fn offers(&mut self, params: &ConnectParams, now_ms: i64) {
+        let offer = Offer::of(params, &self.profile, self.approved_via == VIA_SILENT, now_ms);
+        if !self.offer.as_ref().is_some_and(|known| known.is_like(&offer)) {
+            self.offer = Some(offer);
+        }
     }
 
     /// Notes that the token of `role` admitted somebody.
@@ -464,6 +567,7 @@ impl Devices {
             last_seen_at_ms: now_ms,
             operator_label: None,
             tokens: Vec::new(),
+            offer: None,
         });
         record.profile = ask.profile.clone();
         record.role = ask.role.as_str().to_owned();
@@ -610,6 +714,31 @@ mod tests {
         ] {
             assert_eq!(approved.machine(&now), wanted, "{approved:?} {now:?}");
         }
+    }
+
+    #[test]
+    fn an_offer_keeps_its_name_while_it_is_the_same_and_is_bounded() {
+        let connect = |caps: Vec<String>| -> ConnectParams {
+            let text = serde_json::json!({
+                "minProtocol": 4, "maxProtocol": 4, "caps": caps, "permissions": { "screen.record": true, "odd": 3 },
+                "client": { "id": "node-host", "version": "1.0.0", "platform": "linux", "mode": "node" },
+            });
+            crate::protocol::params::decode("connect", Some(&text.to_string()), Protocol::V4).unwrap()
+        };
+        let (none, profile) = (Scopes::none(), Profile::default());
+        let mut record = Devices::default().approved(&ask(Role::Node, &none, &profile), VIA_SILENT, 1);
+        record.offers(&connect(vec!["canvas".to_owned()]), 1);
+        let first = record.offer.clone().unwrap();
+        assert_eq!(first.permissions, BTreeMap::from([("screen.record".to_owned(), true)]));
+        assert!(first.silent);
+        record.offers(&connect(vec!["canvas".to_owned()]), 2);
+        assert_eq!(record.offer.as_ref(), Some(&first));
+        let mut many: Vec<String> = (0..OFFERED_NAMES_MAX + 1).map(|n| format!("c{n}")).collect();
+        many.insert(0, "x".repeat(OFFERED_NAME_BYTES_MAX + 1));
+        record.offers(&connect(many), 3);
+        let offer = record.offer.unwrap();
+        assert_eq!((offer.caps.len(), offer.caps[0].as_str()), (OFFERED_NAMES_MAX, "c0"));
+        assert_ne!(offer.request_id, first.request_id);
     }
 
     #[test]

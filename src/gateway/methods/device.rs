@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::gateway::broadcast::{self, For};
 use crate::gateway::clients::{Admission, Caller};
 use crate::gateway::dispatch::BUSY_RETRY_MS;
-use crate::gateway::pairing::{Ask, Paired, Token};
+use crate::gateway::pairing::{Ask, Paired, Token, VIA_OWNER};
 use crate::gateway::table::{Call, need};
 use crate::gateway::upgrades::{Asked, End, Waiter};
 use crate::gateway::{Fact, Gateway, records};
@@ -93,6 +93,9 @@ fn wire(record: &Paired, protocol: Protocol) -> Value {
         row["approvedVia"] = json!(record.approved_via);
         row["lastSeenAtMs"] = json!(record.last_seen_at_ms);
         row["lastSeenReason"] = json!("connect");
+        if let Some(offer) = &record.offer {
+            row["pendingNodeSurface"] = json!(offer);
+        }
         if let Some(label) = &record.operator_label {
             row["operatorLabel"] = json!(label);
         }
@@ -155,7 +158,7 @@ fn approve(gateway: &mut Gateway, call: &Call, params: RequestParams) -> Result<
         scopes: &wanted,
         profile: &pending.profile,
     };
-    let mut record = gateway.devices.approved(&ask, "owner", call.now_ms);
+    let mut record = gateway.devices.approved(&ask, VIA_OWNER, call.now_ms);
     record.ensure_token(role, &wanted, call.now_ms);
     let answer = json!({ "requestId": request_id, "device": wire(&record, call.protocol()) });
     gateway.devices.resolve(&request_id);

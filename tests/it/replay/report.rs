@@ -60,6 +60,11 @@ impl Judged {
         !self.same() && (self.matched() || self.explained) && (self.verdict.soft.is_empty() || self.values_explained)
     }
 
+    /// Whether its method is built and it does not differ on purpose.
+    fn counts(&self, unbuilt: &HashSet<String>) -> bool {
+        self.built(unbuilt) && !self.explained && !self.is_meant()
+    }
+
     fn built(&self, unbuilt: &HashSet<String>) -> bool {
         self.method.as_ref().is_none_or(|method| !unbuilt.contains(method))
     }
@@ -152,24 +157,24 @@ pub(super) struct Report {
 }
 
 impl Report {
-    /// Tallies of all families, with those of their built methods alone.
+    /// Tallies of all families, with those of their built methods alone, less what differs on purpose.
     pub(super) fn tallies(&self) -> BTreeMap<String, (Tally, Tally)> {
         let families: HashSet<&String> = self.judged.iter().map(|judged| &judged.family).collect();
         let tally = |family: &String| {
             let all = || self.judged.iter().filter(move |judged| judged.family == *family);
-            (family.clone(), (Tally::of(all()), Tally::of(all().filter(|judged| judged.built(&self.unbuilt)))))
+            (family.clone(), (Tally::of(all()), Tally::of(all().filter(|judged| judged.counts(&self.unbuilt)))))
         };
         families.into_iter().map(tally).collect()
     }
 
     /// The table. Columns under "explained" count what differs and is meant; those under "less explained" leave it out
-    /// of both counts, those under "built" leave out the steps of methods that are not built.
+    /// of both counts, those under "built" leave out the steps of methods that are not built as well.
     pub(super) fn table(&self) -> String {
         let mut out = String::new();
         let _ = writeln!(
             out,
             "replay of protocol {} ({} methods not built)\n{:18} {:16} {:16} {:16} {:16} {:10} | explained: steps, values \
-             | less explained: steps, successes, values | built: steps, successes, values | skipped",
+             | less explained: steps, successes, values | and built: steps, successes, values | skipped",
             self.proto.number(),
             self.unbuilt.len(),
             "family",
@@ -185,7 +190,7 @@ impl Report {
             out.push_str(&row(&family, &judged, all, built, skipped));
         }
         let all: Vec<&Judged> = self.judged.iter().collect();
-        let built = Tally::of(all.iter().copied().filter(|judged| judged.built(&self.unbuilt)));
+        let built = Tally::of(all.iter().copied().filter(|judged| judged.counts(&self.unbuilt)));
         out.push_str(&row("ALL", &all, Tally::of(all.iter().copied()), built, self.skipped.values().sum()));
         out
     }
