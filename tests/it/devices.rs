@@ -224,3 +224,31 @@ fn protocol_3_reads_presence_in_its_own_words() {
     assert_eq!(modes(&listed), ["gateway", "ui", "ui"], "{listed}");
     assert_eq!(listed[1]["clientId"], "openclaw-macos", "{listed}");
 }
+
+#[test]
+fn what_a_node_offers_is_shown_as_long_as_nobody_approved_it() {
+    let server = Server::start();
+    let ann = server.operator("ann");
+    let offer = || {
+        let listed = ann.call("device.pair.list", json!({})).expect_ok();
+        let id = server.identities.get("attic").id.clone();
+        let rows = listed["paired"].as_array().expect("a list").clone();
+        rows.into_iter().find(|row| row["deviceId"] == id).expect("the node is paired")["pendingNodeSurface"].clone()
+    };
+    server.node("attic").leave();
+    let first = offer();
+    assert_eq!(first["caps"], json!(["system"]), "{first}");
+    assert_eq!(first["commands"], json!(["system.which"]), "{first}");
+    assert_eq!((&first["silent"], &first["platform"]), (&json!(true), &json!("linux")), "{first}");
+    server.node("attic").leave();
+    assert_eq!(offer(), first, "the same offer goes on under its name");
+    let mut more = ConnectOptions::node("attic");
+    more.extra.insert("caps".to_owned(), json!(["system", "canvas"]));
+    server.client("attic", Proto::V4, &more).leave();
+    assert_ne!(offer()["revision"], first["revision"]);
+    // Of an operator's device nothing is shown.
+    let listed = ann.call("device.pair.list", json!({})).expect_ok();
+    let own = server.identities.get("ann").id.clone();
+    let row = listed["paired"].as_array().unwrap().iter().find(|row| row["deviceId"] == own).unwrap();
+    assert!(row.get("pendingNodeSurface").is_none(), "{row}");
+}
