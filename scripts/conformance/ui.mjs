@@ -72,7 +72,11 @@ export async function runControlUis({ release, token, say }) {
       const response = await page.goto(base + signIn(token), { waitUntil: 'load', timeout: WAIT_MS });
       if (!response.ok()) throw new Error(`the page answers ${response.status()}`);
       await until(() => witness.connections.some((c) => c.hello), () => `no hello; asked: ${JSON.stringify(witness.connections.map((c) => c.calls.map((x) => x.frame.error?.message)))}`);
-      if (witness.connections.find((c) => c.hello).protocol !== protocol) throw new Error('another protocol was agreed on');
+      const signedIn = witness.connections.find((c) => c.hello);
+      if (signedIn.protocol !== protocol) throw new Error('another protocol was agreed on');
+      // The page signs in again on the next address with what it keeps, and a slow machine is on its way there before it has kept it.
+      const isKept = (secret) => JSON.stringify({ ...localStorage }).includes(secret);
+      await page.waitForFunction(isKept, signedIn.hello.auth.deviceToken, { timeout: WAIT_MS });
     });
     for (const [name, address, methods, shown] of views) {
       await check(`shows ${name}`, async () => {
