@@ -9,6 +9,7 @@
 //! to the rest of the program, and its end), [`turn`] (the loop), and then what the loop stands on: [`setting`],
 //! [`context`], [`history`], [`conversation`], [`calls`], [`compaction`], [`silence`]; [`models`] (what may be asked),
 //! [`ask`](mod@ask) (asking one model after the other until one answers), [`providers`] (how each is spoken to).
+//! [`commands`] is apart: what a person says to the program.
 //!
 //! **Invariant:** nothing here knows of connections or clients; a run tells what happens through [`run::Host`].
 //! **Invariant:** one run has one end.
@@ -30,4 +31,6 @@ pub mod conversation;
 pub mod history;
 pub mod setting;
 pub mod silence;
+
+pub mod commands;
 pub mod turn;
