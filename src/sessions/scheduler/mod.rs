@@ -23,6 +23,8 @@ mod lease;
 mod rings;
 mod session;
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, HashMap};
