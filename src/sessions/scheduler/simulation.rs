@@ -401,14 +401,19 @@ impl World {
         let ids: Vec<i64> = turn.items.iter().map(|item| item.id).collect();
         assert!(ids.is_sorted(), "oldest first: {ids:?}");
         assert_eq!(open.first(), ids.first(), "{} overtakes in {}: {open:?}", turn.run_id, turn.session);
-        let is_continued = turn.items[0].begun.is_some();
-        if !is_continued {
-            let first: Vec<i64> = open.iter().take(ids.len()).copied().collect();
-            assert_eq!(first, ids, "a turn leaves nobody out in {}", turn.session);
+        let first = &turn.items[0];
+        match first.begun {
+            Some(turn_id) => {
+                let again = open.iter().copied().filter(|id| self.inbox[id].turn == Some(turn_id));
+                assert_eq!(again.collect::<Vec<_>>(), ids, "what had begun begins again as it was");
+            }
+            None => {
+                assert_eq!(open.iter().copied().take(ids.len()).collect::<Vec<_>>(), ids, "a turn leaves nobody out");
+                let alike = |item: &Item| item.policy.mode == Mode::Collect && item.merge == first.merge;
+                let are_alike = first.merge != Merge::Alone && turn.items.iter().all(alike);
+                assert!(ids.len() == 1 || are_alike, "only what is to be collected is");
+            }
         }
-        assert!(
-            is_continued || turn.items.len() == 1 || turn.items.iter().all(|item| item.policy.mode == Mode::Collect)
-        );
         self.tally.turns += 1;
         self.tally.merged += turn.items.len() - 1;
     }
