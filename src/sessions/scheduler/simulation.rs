@@ -213,26 +213,7 @@ impl World {
     fn write(&mut self) {
         match self.writes.pop_front() {
             None => {}
-            Some(Write::Accept(item, is_reserved)) if self.dice.roll(12) == 0 => {
-                // The disk is full, or the message was blocked.
-                if is_reserved {
-                    self.live.remove(&item.session);
-                    self.scheduler.release(&item.session);
-                }
-            }
-            Some(Write::Accept(item, is_reserved)) => {
-                let id = self.next_id;
-                self.next_id += 1;
-                let turn = is_reserved.then_some(id);
-                let begun_in = is_reserved.then_some(self.life);
-                let row = Row { item: Item { id, ..item }, turn, fate: None, begun_in };
-                self.inbox.insert(id, row);
-                if is_reserved {
-                    self.turns.entry(id).or_default().insert(id);
-                }
-                self.written.push_back((id, is_reserved));
-                self.tally.accepted += 1;
-            }
+            Some(Write::Accept(item, is_reserved)) => self.write_message(item, is_reserved),
             Some(Write::Begin(turn, turn_id)) => {
                 for item in &turn.items {
                     let row = self.inbox.get_mut(&item.id).expect("accepted");
@@ -246,6 +227,27 @@ impl World {
             }
             Some(Write::GiveUp(turn_id)) => _ = self.close_turn(turn_id, Fate::GivenUp),
         }
+    }
+
+    fn write_message(&mut self, item: Item, is_reserved: bool) {
+        // The disk is full, or the message was blocked.
+        if self.dice.roll(12) == 0 {
+            if is_reserved {
+                self.live.remove(&item.session);
+                self.scheduler.release(&item.session);
+            }
+            return;
+        }
+        let id = self.next_id;
+        self.next_id += 1;
+        let turn = is_reserved.then_some(id);
+        let begun_in = is_reserved.then_some(self.life);
+        self.inbox.insert(id, Row { item: Item { id, ..item }, turn, fate: None, begun_in });
+        if is_reserved {
+            self.turns.entry(id).or_default().insert(id);
+        }
+        self.written.push_back((id, is_reserved));
+        self.tally.accepted += 1;
     }
 
     /// The loop hears of the next message that was written.
