@@ -174,7 +174,9 @@ pub enum Added {
         run_id: String,
     },
     /// The message is to be offered to the session's active run. When the run takes it, the owner says so with
-    /// [`Scheduler::steered`]; when it ends before, the message has its turn.
+    /// [`Scheduler::steered`], before it says that the run ended or is given up; when it ends without, the message has
+    /// its turn. A message that the run took and that is dropped or taken back before the owner could say so ends with
+    /// the run all the same.
     Steers {
         /// The active run.
         run_id: String,
