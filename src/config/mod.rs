@@ -31,6 +31,7 @@ pub mod load;
 pub mod network;
 pub mod path;
 pub mod redact;
+pub mod references;
 pub mod rewrite;
 pub mod rules;
 pub mod schema;

@@ -70,6 +70,7 @@ impl Gateway {
                 _ => RpcError::invalid(format!("unknown method: {name}")),
             });
         };
+        self.may_begin(method.name)?;
         self.control_writes.count(method.name, caller, now.wall_ms)?;
         let call = Call { caller: Arc::clone(caller), id: id.to_owned(), method: method.name, now_ms: now.wall_ms };
         let origin = || Origin::Request { conn: caller.conn, id: id.to_owned(), method: method.name };
@@ -136,6 +137,7 @@ impl Gateway {
 
     /// A lane was full: nobody waits in vain.
     pub(super) fn shed(&mut self, now: Now, origin: Origin, lane: Lane) {
+        self.note_shed(lane);
         let error = RpcError::busy("The server is busy. Please try again in a moment.", BUSY_RETRY_MS);
         if let (Lane::Defend, Origin::Message(ticket)) = (lane, &origin) {
             return self.message_unjudged(now, *ticket);

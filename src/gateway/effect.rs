@@ -49,6 +49,15 @@ pub const QUERY_THREADS: usize = 2;
 pub const DEFEND_THREADS_MAX: usize = 16;
 
 impl Lane {
+    /// Its name, also that of its threads.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Lane::Query => "query",
+            Lane::Store => "store",
+            Lane::Defend => "defend",
+        }
+    }
+
     /// How many jobs it works on at once.
     pub fn threads(self) -> usize {
         match self {

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::Gateway;
 use super::broadcast::{self, For};
+use super::stability::{Details, Kind};
 use crate::config::load::Loaded;
 use crate::protocol::frame::Json;
 use crate::protocol::session_key::SessionKey;
@@ -81,6 +82,8 @@ pub enum Fact {
     },
     /// The words that wake a listening client changed.
     Voicewake(Vec<String>),
+    /// Memory was sampled.
+    Memory(Box<super::stability::Memory>),
     /// Heartbeats were switched.
     Heartbeats(bool),
     /// A request to be paired was answered.
@@ -136,6 +139,9 @@ impl Gateway {
                 self.tell_voicewake();
             }
             Fact::PairAnswered { request_id, end } => self.upgrade_ended(&request_id, end, now.wall_ms),
+            Fact::Memory(memory) => {
+                self.note(Kind::MemorySample, Details { memory: Some(*memory), ..Details::default() });
+            }
             Fact::Heartbeats(enabled) => {
                 self.heartbeats_enabled = enabled;
                 self.health_cache = Default::default();

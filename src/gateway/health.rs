@@ -6,9 +6,11 @@ use serde_json::{Value, json};
 
 use super::Gateway;
 use super::broadcast::{self, For};
+use super::stability::{Details, Kind};
 use crate::protocol::frame::{Json, StateVersion};
 use crate::protocol::version::Protocol;
 use crate::runtime::clock::Now;
+use crate::runtime::metrics::{DEFEND_DEPTH, QUERY_DEPTH, REPORT_DEPTH, STORE_DEPTH};
 
 /// Sessions named as recent.
 pub const RECENT_SESSIONS: usize = 5;
@@ -143,6 +145,9 @@ impl Gateway {
         if let Some(why) = &self.degraded {
             out["degraded"] = json!(why);
         }
+        if let (Some(phase), Some(held)) = (self.suspension_phase(), &self.suspension) {
+            out["suspension"] = json!({ "status": phase, "expiresAtMs": held.expires_at_ms });
+        }
         if protocol == Protocol::V4 {
             let polling = settings.gateway.server.reload_interval.is_some();
             out["plugins"] = json!({ "loaded": ["defender"], "errors": [], "unavailable": [] });
@@ -160,6 +165,18 @@ impl Gateway {
     /// Makes the snapshot anew and tells everybody.
     pub(super) fn refresh_health(&mut self, now: Now) {
         self.health_version += 1;
+        let counts = self.under_way();
+        let waiting_jobs = QUERY_DEPTH.value() + DEFEND_DEPTH.value() + STORE_DEPTH.value();
+        let count = |n: i64| Some(usize::try_from(n).unwrap_or(0));
+        self.note(
+            Kind::Heartbeat,
+            Details {
+                active: Some(counts.total()),
+                waiting: count(REPORT_DEPTH.value()),
+                queued: count(waiting_jobs),
+                ..Details::default()
+            },
+        );
         self.health_made_at_ms = now.wall_ms;
         self.health_cache = Default::default();
         let version = Some(self.state_version());
@@ -173,7 +190,8 @@ impl Gateway {
     /// `health` as text, made once a snapshot and protocol.
     pub(super) fn health_json(&mut self, now: Now, protocol: Protocol) -> Json {
         let slot = usize::from(protocol == Protocol::V4);
-        if let Some(cached) = &self.health_cache[slot] {
+        // How far a suspension is changes with each job that ends: what shows it is made anew.
+        if let Some(cached) = self.health_cache[slot].as_ref().filter(|_| self.suspension.is_none()) {
             return cached.clone();
         }
         let json = Json::of(&self.health_value(now, protocol)).unwrap_or(Json(b"{\"ok\":false}".to_vec()));

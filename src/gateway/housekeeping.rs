@@ -6,7 +6,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Done, Effect, Gateway, Job, Origin, Work};
+use super::stability::Memory;
+use super::{Done, Effect, Fact, Gateway, Job, Origin, Work};
 use crate::config::settings::Settings;
 use crate::defender::quarantine::{Quarantine, Retention};
 use crate::protocol::error::RpcError;
@@ -46,7 +47,8 @@ impl Gateway {
             self.housekeeping.sample = now.mono + settings.runtime.memory_sample;
             let work = Work::Query(Box::new(|_| {
                 memory::sample();
-                Ok(nothing())
+                let facts = vec![Fact::Memory(Box::new(Memory::sample()))];
+                Ok(Done { answer: None, facts })
             }));
             self.effects.push_back(Effect::Start(Job { origin: Origin::Housekeeping("memory sample"), work }));
         }

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::broadcast::{self, For};
-use super::effect::{Done, Effect, Job, Origin, Work};
+use super::effect::{Done, Effect, Job, Lane, Origin, Work};
+use super::stability::{Details, Kind};
 use super::{Fact, Gateway, routes};
 use crate::defender::decision::{Action, Decision};
 use crate::defender::event::DecisionEvent;
@@ -160,6 +161,7 @@ impl Gateway {
     /// # Errors
     /// `UNAVAILABLE`, retryable, when [`MESSAGES_MAX`] are on their way.
     pub(super) fn receive(&mut self, message: Message, waiter: Waiter) -> Result<(), RpcError> {
+        self.may_begin(message.source.as_str())?;
         if let Some(ticket) = self.inbound.same(&message) {
             // The second to ask waits as long as the first: until it is on disk, nothing may be said of it.
             if let Some(way) = self.inbound.on_their_way.get_mut(&ticket) {
@@ -173,6 +175,7 @@ impl Gateway {
         if self.inbound.len() >= MESSAGES_MAX {
             return Err(RpcError::busy("too many messages are being accepted", super::dispatch::BUSY_RETRY_MS));
         }
+        self.note_received(&message);
         let preceding = self.inbound.recent.before(message.session.as_str(), message.received_ms);
         let request = Arc::new(message.to_judge(preceding));
         let ticket = self.inbound.next_ticket;
@@ -211,6 +214,7 @@ impl Gateway {
             Err(_) if !is_judged => self.message_judged(now, ticket, Decision::failed()),
             Err(error) => {
                 if let Some(way) = self.inbound.on_their_way.remove(&ticket) {
+                    self.note_processed(&way.message, "error");
                     for waiter in way.waiters {
                         self.tell_waiter(waiter, Err(error.clone()));
                     }
@@ -222,6 +226,9 @@ impl Gateway {
     fn message_judged(&mut self, now: Now, ticket: u64, decision: Decision) {
         let Some(way) = self.inbound.on_their_way.get_mut(&ticket) else { return };
         way.decision = Some(decision.clone());
+        let judged = Arc::clone(&way.message);
+        self.note_judged(&judged, &decision);
+        let Some(way) = self.inbound.on_their_way.get(&ticket) else { return };
         let (message, request, rules) = (Arc::clone(&way.message), Arc::clone(&way.request), Arc::clone(&self.rules));
         let quarantine = Quarantine::new(self.config.settings.security.quarantine_dir.clone());
         let run_error = self.no_model_message();
@@ -248,6 +255,7 @@ impl Gateway {
         let stored = match accepted {
             // Saying "ok" to a second delivery of what was blocked would be a way to have it believed.
             Accepted::Before { was_blocked: true, .. } => {
+                self.note_processed(&message, "duplicate");
                 let error = RpcError::invalid("blocked by the defender when it was first delivered")
                     .with_details(json!({ "code": "BLOCKED_BY_DEFENDER" }));
                 for waiter in waiters {
@@ -256,6 +264,7 @@ impl Gateway {
                 return;
             }
             Accepted::Before { run_id, was_blocked: false } => {
+                self.note_processed(&message, "duplicate");
                 let answer = json!({ "runId": run_id, "status": "ok" });
                 for waiter in waiters {
                     let session = &message.session;
@@ -265,6 +274,7 @@ impl Gateway {
             }
             Accepted::New(stored) => stored,
         };
+        self.note_processed(&message, if decision.action == Action::Block { "blocked" } else { "completed" });
         metrics::DECISIONS.increment(decision.action.as_str());
         if let Ok(payload) = Json::of(&DecisionEvent::new(&request, &decision)) {
             self.broadcast(&broadcast::DECISION, For::SessionRuns(&message.session), &payload);
@@ -290,6 +300,9 @@ impl Gateway {
         }
         if let Some(added) = stored.added {
             let row = crate::sessions::row::wire_v4(&added.session, &self.session_rows(), now.wall_ms);
+            let model = self.session_rows().model_of(&added.session);
+            let chosen = (model.provider.map(str::to_owned), model.model.map(str::to_owned));
+            self.note_turn(&message, chosen, stored.run_error.is_some() && message.source == Source::Chat);
             let updated_at = added.session.updated_ms;
             let (key, is_new) = (message.session.clone(), added.is_new_session);
             let reason = if is_new { "create" } else { "send" };
@@ -299,6 +312,55 @@ impl Gateway {
         }
         if let Some(run_error) = stored.run_error.filter(|_| message.source == Source::Chat) {
             self.end_run(now, &message, key_as_sent.as_deref(), &run_error);
+        }
+    }
+
+    fn note_received(&mut self, message: &Message) {
+        let about = || Details {
+            source: Some(message.source.as_str().to_owned()),
+            channel: message.channel.clone(),
+            ..Details::default()
+        };
+        let queue_depth = Some(self.inbound.len() + 1);
+        let queue_size = Some(usize::try_from(metrics::DEFEND_DEPTH.value()).unwrap_or(0) + 1);
+        self.note(Kind::MessageReceived, about());
+        self.note(Kind::MessageQueued, Details { queue_depth, ..about() });
+        let lane = Some(Lane::Defend.as_str().to_owned());
+        self.note(Kind::Enqueued, Details { source: lane, queue_size, ..Details::default() });
+        self.note(Kind::DispatchStarted, about());
+    }
+
+    fn note_judged(&mut self, message: &Message, decision: &Decision) {
+        let queue_size = Some(usize::try_from(metrics::DEFEND_DEPTH.value()).unwrap_or(0));
+        let lane = Some(Lane::Defend.as_str().to_owned());
+        self.note(Kind::Dequeued, Details { source: lane, queue_size, ..Details::default() });
+        let details = self.since_received(message, decision.action.as_str());
+        self.note(Kind::DispatchCompleted, details);
+    }
+
+    fn note_processed(&mut self, message: &Message, outcome: &'static str) {
+        let details = self.since_received(message, outcome);
+        self.note(Kind::MessageProcessed, details);
+    }
+
+    fn since_received(&self, message: &Message, outcome: &'static str) -> Details {
+        Details {
+            source: Some(message.source.as_str().to_owned()),
+            channel: message.channel.clone(),
+            outcome: Some(outcome),
+            duration_ms: Some(u64::try_from(self.now.wall_ms - message.received_ms).unwrap_or(0)),
+            ..Details::default()
+        }
+    }
+
+    /// Something was said in a session, and whether a run for it ended for want of the model it would ask.
+    fn note_turn(&mut self, message: &Message, model: (Option<String>, Option<String>), run_ended: bool) {
+        let source = message.session.agent().map(str::to_owned);
+        self.note(Kind::TurnCreated, Details { source, channel: message.channel.clone(), ..Details::default() });
+        if run_ended {
+            let (provider, model) = model;
+            let phase = Some("model_unavailable");
+            self.note(Kind::RunPhase, Details { phase, provider, model, ..Details::default() });
         }
     }
 

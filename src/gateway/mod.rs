@@ -14,6 +14,7 @@ pub mod auth;
 pub mod broadcast;
 pub mod clients;
 pub mod control_writes;
+pub mod diary;
 pub mod dispatch;
 pub mod effect;
 pub mod event;
@@ -37,8 +38,10 @@ pub mod reload;
 pub mod routes;
 #[cfg(test)]
 mod simulation;
+pub mod stability;
 #[cfg(test)]
 mod stage;
+pub mod suspend;
 pub mod table;
 pub mod unbuilt;
 pub mod upgrades;
@@ -180,6 +183,8 @@ pub struct Gateway {
     /// System events that are only in memory; the next sweep writes them.
     system_events_unsaved: bool,
     active: active::Active,
+    suspension: Option<suspend::Suspension>,
+    stability: stability::Stability,
     inbound: inbound::Inbound,
     /// HTTP requests that wait for a method's answer.
     http_calls: BTreeMap<ConnId, routes::HttpCall>,
@@ -248,6 +253,8 @@ impl Gateway {
             voicewake: kept.voicewake,
             system_events_unsaved: false,
             active: active::Active::default(),
+            suspension: None,
+            stability: stability::Stability::default(),
             inbound: inbound::Inbound::new(kept.runs),
             http_calls: BTreeMap::new(),
             next_tick: now.mono + tick,
@@ -289,7 +296,8 @@ impl Gateway {
     /// When to send [`Event::Timer`] next.
     pub fn deadline(&self) -> Option<Instant> {
         let earliest = self.next_tick.min(self.next_sweep).min(self.next_health).min(self.housekeeping.next());
-        Some(self.reload.next_poll().map_or(earliest, |poll| earliest.min(poll)))
+        let suspended_until = self.suspension.as_ref().map(|held| held.until);
+        self.reload.next_poll().into_iter().chain(suspended_until).chain([earliest]).min()
     }
 
     /// The configuration in force.
@@ -346,6 +354,7 @@ impl Gateway {
             self.next_health = now.mono + Duration::from_millis(health::REFRESH_MS as u64);
             self.refresh_health(now);
         }
+        self.end_suspension(now);
         self.keep_house(now);
         self.poll_config(now);
     }
@@ -385,7 +394,7 @@ impl Gateway {
             uptime_ms: self.uptime_ms(self.now),
             heartbeat: self.heartbeat_rule(),
             system_events: self.system_events.iter().cloned().collect(),
-            active: self.active.counts(self.inbound.len()),
+            active: self.under_way(),
             reload_in_ms: self.reload.due_in_ms(self.now),
             load_inputs: Arc::clone(&self.load_inputs),
         }

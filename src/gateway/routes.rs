@@ -291,7 +291,10 @@ fn live(gateway: &mut Gateway, _now: Now, _conn: ConnId, _request: &HttpRequest)
 }
 
 fn ready(gateway: &mut Gateway, now: Now, _conn: ConnId, _request: &HttpRequest) -> Option<HttpResponse> {
-    let failing: Vec<&str> = gateway.stopping.then_some("stopping").into_iter().collect();
+    let failing: Vec<&str> = [(gateway.stopping, "stopping"), (gateway.suspension.is_some(), "suspended")]
+        .into_iter()
+        .filter_map(|(holds, why)| holds.then_some(why))
+        .collect();
     let is_ready = failing.is_empty();
     let body = json!({ "ready": is_ready, "failing": failing, "uptimeMs": gateway.uptime_ms(now) });
     Some(json_response(if is_ready { 200 } else { 503 }, &body))

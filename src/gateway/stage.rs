@@ -1,6 +1,6 @@
 //! A core with a store, for the tests of methods: one admitted caller, no sockets, jobs run where they start.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -47,6 +47,16 @@ impl Stage {
         Stage::with(dir, inputs)
     }
 
+    /// The same, with variables in its environment.
+    #[track_caller]
+    pub(super) fn with_env(config: &Value, env: &[(&str, &str)]) -> Stage {
+        let Stage { dir, core, .. } = Stage::new(&serde_json::json!({}));
+        std::fs::write(dir.path().join("openclaw.json"), config.to_string()).unwrap();
+        let mut inputs = (*core.load_inputs).clone();
+        inputs.env.0 = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Stage::with(dir, inputs)
+    }
+
     #[track_caller]
     fn with(dir: tempfile::TempDir, inputs: LoadInputs) -> Stage {
         let now = Now { wall_ms: 1_800_000_000_000, ..Now::read() };
@@ -77,6 +87,11 @@ impl Stage {
     /// Where its state and its document lie.
     pub(super) fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// The workspace of an agent.
+    pub(super) fn workspace(&self, agent: &str) -> PathBuf {
+        self.core.config.settings.agents.get(agent).unwrap().workspace.clone()
     }
 
     /// What workers are given.
@@ -144,21 +159,26 @@ impl Stage {
     /// Runs jobs until none is left.
     pub(super) fn run(&mut self) {
         while let Some(effect) = self.core.next_effect() {
-            let Effect::Start(Job { origin, work }) = effect else { continue };
-            let outcome = match work {
-                Work::Query(work) => work(&mut LazyReader::new(self.database.path())),
-                Work::Store(work) => self.database.write(|db| work(db)).map_err(RpcError::from),
-                Work::Defend(work) => Ok(work(Instant::now())),
-            };
-            if matches!(origin, Origin::Request { .. }) {
-                self.answers.push(match &outcome {
-                    Ok(Done { answer, .. }) => {
-                        Ok(answer.as_ref().map_or(Value::Null, |json| serde_json::from_slice(&json.0).unwrap()))
-                    }
-                    Err(error) => Err(error.clone()),
-                });
-            }
-            self.core.handle(self.now, Event::Report(Box::new(Report { origin, outcome })));
+            self.carry_out(effect);
         }
+    }
+
+    /// Runs the job of an effect, if it starts one, and reports it.
+    pub(super) fn carry_out(&mut self, effect: Effect) {
+        let Effect::Start(Job { origin, work }) = effect else { return };
+        let outcome = match work {
+            Work::Query(work) => work(&mut LazyReader::new(self.database.path())),
+            Work::Store(work) => self.database.write(|db| work(db)).map_err(RpcError::from),
+            Work::Defend(work) => Ok(work(Instant::now())),
+        };
+        if matches!(origin, Origin::Request { .. }) {
+            self.answers.push(match &outcome {
+                Ok(Done { answer, .. }) => {
+                    Ok(answer.as_ref().map_or(Value::Null, |json| serde_json::from_slice(&json.0).unwrap()))
+                }
+                Err(error) => Err(error.clone()),
+            });
+        }
+        self.core.handle(self.now, Event::Report(Box::new(Report { origin, outcome })));
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Message, Source};
+use super::{Message, Source, activity};
 use crate::defender::decision::{Action, Decision};
 use crate::protocol::error::RpcError;
 use crate::sessions::transcript;
@@ -88,6 +88,7 @@ pub fn accept(
     let summary = json!({ "action": decision.action.as_str(), "score": decision.risk_score }).to_string();
     if decision.action == Action::Block {
         db.inbox_set_state(inbox_id, InboxState::Quarantined, Some(&summary))?;
+        activity::message_blocked(db, message, now_ms)?;
         return Ok(Accepted::New(Box::new(Stored { added: None, run_error: None })));
     }
     db.inbox_set_state(inbox_id, InboxState::Done, Some(&summary))?;
@@ -119,6 +120,8 @@ pub fn accept(
         let response = json!({ "runId": message.run_id, "status": "error", "summary": run_error });
         db.idempotency_begin(&key, now_ms)?;
         db.idempotency_finish(&key, Err(&response.to_string()), now_ms)?;
+        activity::run_started(db, message, &added.session.session_id, now_ms)?;
+        activity::run_failed(db, message, &added.session.session_id, now_ms)?;
     }
     Ok(Accepted::New(Box::new(Stored { added: Some(added), run_error: Some(run_error.to_owned()) })))
 }

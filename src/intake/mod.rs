@@ -6,6 +6,7 @@
 //! the same source is stored once, however often it is delivered.
 
 pub mod accept;
+pub mod activity;
 pub mod hooks;
 pub mod judge;
 pub mod normalise;

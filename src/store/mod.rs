@@ -21,6 +21,7 @@ pub mod dir;
 pub mod open;
 pub mod schema;
 
+pub mod activity;
 pub mod archive;
 pub mod audit;
 pub mod db;
@@ -28,6 +29,7 @@ pub mod decisions;
 pub mod devices;
 pub mod idempotency;
 pub mod inbox;
+pub mod memory;
 pub mod meta;
 pub mod session_state;
 pub mod sessions;

@@ -8,6 +8,7 @@ use rusqlite::params_from_iter;
 use rusqlite::types::Value;
 
 use super::StoreError;
+use super::activity::{self, ActivityFilter, ActivityRecord};
 use super::audit::{self, AuditFilter, AuditRecord};
 use super::db::Db;
 use super::decisions::tests::decision;
@@ -163,6 +164,7 @@ fn touch_everything(db: &Db<'_>) -> Result<(), StoreError> {
 
     db.audit_append(&AuditRecord::default())?;
     db.audit_prune(1)?;
+    db.activity_append(&ActivityRecord::default())?;
     db.meta_count("k", 1)?;
     db.meta_with_prefix("k")?;
     db.meta_delete("k")?;
@@ -218,6 +220,14 @@ fn decisions_and_records_are_read_in_order_from_an_index() {
         (StateFilter::LastChannel("x"), Some("x"), "idx_session_state_last_channel (last_channel=?)"),
     ] {
         check(&database, &filter.statement(), values(wanted, 1), index);
+    }
+    let text = || Some(String::from("x"));
+    for filter in [
+        ActivityFilter::default(),
+        ActivityFilter { kind: text(), run_id: text(), since_ms: Some(1), ..ActivityFilter::default() },
+    ] {
+        let (sql, values) = activity::list_statement(&filter, 10);
+        check(&database, &sql, values, "PRIMARY KEY (rowid<?)");
     }
     let actor = Some(String::from("x"));
     for (filter, index) in [

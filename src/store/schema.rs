@@ -23,6 +23,7 @@ pub struct Migration {
 pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, sql: include_str!("migrations/001.sql") },
     Migration { version: 2, sql: include_str!("migrations/002.sql") },
+    Migration { version: 3, sql: include_str!("migrations/003.sql") },
 ];
 
 /// The version of a file that has seen every migration.

@@ -2,17 +2,20 @@
 
 pub mod agents;
 pub mod approvals;
+pub mod audit;
 pub mod channels;
 pub mod chat;
 pub mod config;
 pub mod device;
 pub mod diagnostics;
+pub mod doctor;
 pub mod health;
 pub mod models;
 pub mod node;
 pub mod secrets;
 pub mod sessions;
 pub mod status;
+pub mod suspend;
 pub mod system;
 pub mod update;
 pub mod voicewake;
@@ -24,7 +27,10 @@ pub static FAMILIES: &[&[Method]] = &[
     health::METHODS,
     status::METHODS,
     system::METHODS,
+    suspend::METHODS,
+    audit::METHODS,
     diagnostics::METHODS,
+    doctor::METHODS,
     secrets::METHODS,
     update::METHODS,
     config::METHODS,

@@ -257,7 +257,7 @@ fn info(cx: QueryCx<'_>, _params: Nothing) -> Result<Value, RpcError> {
 }
 
 fn restart_preflight(gateway: &mut Gateway, _call: &Call, _params: Loose) -> Result<Value, RpcError> {
-    let counts = gateway.active.counts(gateway.inbound.len());
+    let counts = gateway.under_way();
     let safe = counts.total() == 0;
     let summary =
         if safe { "safe to restart now".to_owned() } else { format!("{} things are under way", counts.total()) };
