@@ -276,7 +276,7 @@ mod tests {
     #[test]
     fn pages_follow_each_other_by_cursor() {
         let mut stage = Stage::new(&json!({}));
-        for text in ["one", "two"] {
+        for text in ["one", "three"] {
             say(&mut stage, "agent:main:garden", text);
         }
         let first = stage.ok(V4, "audit.list", &json!({ "limit": 3 }));
