@@ -8,15 +8,16 @@ use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::ConfigError;
 use super::cidr::Cidr;
 use super::document::{self, Context, Document, EnvHidden, Source};
+use super::dotenv;
 use super::edit::{self, EditError, Planned, Request};
 use super::environment::Overrides;
 use super::expand::Env;
 use super::files;
 use super::secret::Secret;
 use super::settings::Settings;
-use super::{ConfigError, expand};
 use crate::runtime::random;
 
 /// File in the state directory that keeps the token made on first start.
@@ -108,8 +109,8 @@ pub fn inspect(inputs: &LoadInputs) -> Result<Document, ConfigError> {
     }
     let mut env = inputs.env.0.clone();
     for dir in [&inputs.cwd, &state_dir] {
-        if let Some(text) = files::read(&dir.join(".env"))? {
-            for (name, value) in dotenv(&text) {
+        if let Some(text) = files::read(&dir.join(dotenv::FILE))? {
+            for (name, value) in dotenv::read(&text) {
                 env.entry(name).or_insert(value);
             }
         }
@@ -166,21 +167,6 @@ fn in_home(path: &Path, home: Option<&Path>) -> PathBuf {
         (Ok(rest), Some(home)) => home.join(rest),
         _ => path.to_owned(),
     }
-}
-
-/// `NAME=value` lines; `export` before them, quotes around values and `#` comments are understood, no more.
-fn dotenv(text: &str) -> impl Iterator<Item = (String, String)> {
-    text.lines().filter_map(|line| {
-        let line = line.trim();
-        let line = line.strip_prefix("export ").unwrap_or(line);
-        let (name, value) = line.split_once('=')?;
-        let (name, value) = (name.trim(), value.trim());
-        let value = ['"', '\'']
-            .iter()
-            .find_map(|quote| value.strip_prefix(*quote)?.split_once(*quote).map(|(inside, _)| inside))
-            .unwrap_or_else(|| value.split_once(" #").map_or(value, |(value, _)| value.trim_end()));
-        expand::is_name(name).then(|| (name.to_owned(), value.to_owned()))
-    })
 }
 
 /// This machine's address in its tailnet: the one the system would use to reach the tailnet's own resolver. Asking

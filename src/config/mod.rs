@@ -20,6 +20,7 @@ use std::path::PathBuf;
 pub mod changes;
 pub mod cidr;
 pub mod document;
+pub mod dotenv;
 pub mod duration;
 pub mod edit;
 pub mod environment;

@@ -11,7 +11,14 @@ use crate::protocol::error::RpcError;
 use crate::protocol::version::Protocol;
 
 /// The built methods that change the gateway itself (protocol.md, section 16).
-pub const METHODS: &[&str] = &["config.apply", "config.patch", "gateway.suspend.prepare", "update.run"];
+pub const METHODS: &[&str] = &[
+    "config.apply",
+    "config.patch",
+    "gateway.suspend.prepare",
+    "secrets.store.delete",
+    "secrets.store.set",
+    "update.run",
+];
 /// The window that calls are counted in, in milliseconds.
 pub const WINDOW_MS: i64 = 60_000;
 /// Clients counted at once; beyond that the one whose window began first is forgotten.

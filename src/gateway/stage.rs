@@ -57,6 +57,18 @@ impl Stage {
         Stage::with(dir, inputs)
     }
 
+    /// The same, with files beside its document.
+    #[track_caller]
+    pub(super) fn with_files(config: &Value, more: &[(&str, &str)]) -> Stage {
+        let Stage { dir, core, .. } = Stage::new(&serde_json::json!({}));
+        std::fs::write(dir.path().join("openclaw.json"), config.to_string()).unwrap();
+        for (name, text) in more {
+            std::fs::write(dir.path().join(name), text).unwrap();
+        }
+        let inputs = (*core.load_inputs).clone();
+        Stage::with(dir, inputs)
+    }
+
     #[track_caller]
     fn with(dir: tempfile::TempDir, inputs: LoadInputs) -> Stage {
         let now = Now { wall_ms: 1_800_000_000_000, ..Now::read() };
