@@ -4,6 +4,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
+use std::time::UNIX_EPOCH;
 
 use super::ConfigError;
 use super::document;
@@ -37,6 +38,12 @@ pub fn read(path: &Path) -> Result<Option<String>, ConfigError> {
         return Err(ConfigError::TooLarge { path: path.to_owned(), bytes, max: FILE_BYTES_MAX });
     }
     Ok(Some(text))
+}
+
+/// When a file was last changed, in milliseconds since 1970; `None` when that cannot be told.
+pub fn changed_ms(path: &Path) -> Option<u64> {
+    let changed = fs::metadata(path).and_then(|about| about.modified()).ok()?;
+    changed.duration_since(UNIX_EPOCH).ok().map(|since| since.as_millis() as u64)
 }
 
 /// Reads a file for an include, links followed, if it lies inside `dir`.

@@ -5,7 +5,6 @@
 //! value (its kind, who wrote it and when) is in the database.
 
 use std::collections::BTreeMap;
-use std::time::UNIX_EPOCH;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -233,8 +232,7 @@ fn list(cx: QueryCx<'_>, _params: Nothing) -> Result<Value, RpcError> {
         entries.insert(name, entry);
     }
     // A name that only the configuration knows is as old as the file it stands in.
-    let changed = std::fs::metadata(&config.document.path).and_then(|about| about.modified()).ok();
-    let at_ms = changed.and_then(|at| at.duration_since(UNIX_EPOCH).ok()).map_or(0, |since| since.as_millis() as u64);
+    let at_ms = files::changed_ms(&config.document.path).unwrap_or(0);
     for reference in references::of(&config.document.written) {
         let name = reference.name;
         if name.len() > NAME_CHARS_MAX || name.starts_with('_') {
