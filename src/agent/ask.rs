@@ -279,14 +279,11 @@ impl Round<'_, '_> {
             quirks: facts.quirks,
             reasoning: facts.reasoning,
             sees_images: facts.sees_images,
+            context_window: facts.context_window,
             max_tokens: facts.max_tokens,
             params: &params,
         };
         let answer = match self.asking.stop.why() {
-            _ if !facts.api.is_built() => {
-                let why = format!("the API `{}` is not built", facts.api.as_str());
-                Err(trouble::failure(FailureKind::NotFound, why))
-            }
             Some(_) => Err(trouble::failure(FailureKind::Stopped, "the run was stopped")),
             None => {
                 let request = format::request(facts.api, &target, self.prompt);
@@ -418,11 +415,9 @@ fn profile_key(provider: &Provider, profile: Option<&Profile>) -> String {
 fn join(base: &str, path: &str) -> String {
     let (base, query) = base.split_once('?').map_or((base, None), |(base, query)| (base, Some(query)));
     let base = base.trim_end_matches('/');
-    // `https://host/v1` and `/v1/messages` share their middle.
-    let path = match path.strip_prefix("/v1").filter(|rest| rest.starts_with('/')) {
-        Some(rest) if base.ends_with("/v1") || base.ends_with(path) => rest,
-        _ => path,
-    };
+    // `https://host/v1` and `/v1/messages` share their middle; Ollama's own API lies beside `/v1`.
+    let is_beside = path.starts_with("/v1/") || path.starts_with("/api/");
+    let base = base.strip_suffix("/v1").filter(|_| is_beside).unwrap_or(base);
     let (path, own_query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
     let mut url = if base.ends_with(path) { base.to_owned() } else { format!("{base}{path}") };
     for (idx, query) in [query, own_query].into_iter().flatten().enumerate() {
@@ -497,6 +492,8 @@ mod tests {
             ("https://h", "/v1/messages", "https://h/v1/messages"),
             ("https://h/v1", "/v1/messages", "https://h/v1/messages"),
             ("https://h/v1/messages", "/v1/messages", "https://h/v1/messages"),
+            ("http://h:11434/v1", "/api/chat", "http://h:11434/api/chat"),
+            ("http://h:11434", "/api/chat", "http://h:11434/api/chat"),
             ("https://h/v1beta", "/models/m:s?alt=sse", "https://h/v1beta/models/m:s?alt=sse"),
             ("https://h/v1beta?k=1", "/models/m:s?alt=sse", "https://h/v1beta/models/m:s?k=1&alt=sse"),
         ];

@@ -22,6 +22,7 @@ pub mod models;
 pub mod profiles;
 pub mod providers;
 pub mod run;
+pub mod secrets;
 pub mod stop;
 
 pub mod calls;

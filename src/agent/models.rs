@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::profiles::{self, Kind, PROFILES_PER_PROVIDER_MAX, Profile, Secrets};
+use super::profiles::{self, Kind, PROFILES_PER_PROVIDER_MAX, Profile};
 use super::providers::catalog::{self, CATALOG};
 use super::providers::format::Api;
 use super::providers::http::{self, Client};
 use super::providers::table::{self, Builtin, Quirks};
+use super::secrets::{Secrets, read_bounded};
 use super::turn::Prices;
 use crate::config::load::Loaded;
 use crate::config::secret::Secret;
@@ -224,10 +225,10 @@ impl Provider {
 
 impl Models {
     /// Of a configuration and the environment it is in. Never fails: who cannot be asked is there, with the reason.
-    /// Reads the files and variables that secrets are in, so it must not run on the loop's turn for long.
+    /// Reads the files and asks the programs that secrets are kept by, so it must not run on the loop.
     pub fn new(config: &Loaded, environment: &dyn Fn(&str) -> Option<String>) -> Models {
         let written = &config.settings.models;
-        let secrets = Secrets { environment };
+        let secrets = Secrets::new(&config.settings.secrets, environment);
         let mut problems = Vec::new();
         let stored = profiles::read_store(&config.state_dir).unwrap_or_else(|why| {
             problems.push(why);
@@ -726,7 +727,7 @@ fn facts_of_entry(entry: &catalog::Entry, provider: &Provider) -> ModelFacts {
 /// The roots to trust instead of the bundled ones.
 fn roots(secrets: &Secrets<'_>) -> Result<Option<Vec<ureq::tls::Certificate<'static>>>, String> {
     let Some(path) = secrets.variable(ROOTS_VARIABLE) else { return Ok(None) };
-    let text = profiles::read_bounded(Path::new(&path), ROOTS_BYTES_MAX)?;
+    let text = read_bounded(Path::new(&path), ROOTS_BYTES_MAX)?;
     let roots = http::read_roots(text.as_bytes()).map_err(|why| format!("{ROOTS_VARIABLE} {path}: {why}"))?;
     Ok(Some(roots))
 }

@@ -1,5 +1,5 @@
 //! Auth profiles: the credentials a provider may be asked with, where they come from, and in which order they are used
-//! (MODEL-12, -30, -31, -32).
+//! (MODEL-30, -31, -32).
 //!
 //! An id is `provider:name`. Credentials stand in the configuration (`provider:default`), in the lists for rotation
 //! (`provider:key-1`, …), in the provider's own variable (`provider:env`), or in the file [`STORE_FILE`] of the state
@@ -11,7 +11,8 @@ use serde_json::Value;
 
 use super::cooldown::{Cooldowns, Rest};
 use super::providers::table;
-use crate::config::secret::{Secret, Source};
+use super::secrets::read_bounded;
+use crate::config::secret::Secret;
 
 /// The file of stored credentials, in the state directory.
 pub const STORE_FILE: &str = "auth-profiles.json";
@@ -19,8 +20,6 @@ pub const STORE_FILE: &str = "auth-profiles.json";
 pub const STORE_BYTES_MAX: u64 = 1024 * 1024;
 /// Most profiles of one provider; further ones are not used.
 pub const PROFILES_PER_PROVIDER_MAX: usize = 64;
-/// Largest secret that a file may hold, in bytes.
-pub const SECRET_BYTES_MAX: u64 = 64 * 1024;
 
 /// Kinds of credentials, the ones that are used first first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -74,54 +73,6 @@ impl Profile {
             _ => None,
         }
     }
-}
-
-/// Where secrets are fetched from.
-pub struct Secrets<'a> {
-    /// Environment variables by name.
-    pub environment: &'a dyn Fn(&str) -> Option<String>,
-}
-
-impl Secrets<'_> {
-    /// A variable's value; an empty one is none.
-    pub fn variable(&self, name: &str) -> Option<String> {
-        (self.environment)(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
-    }
-
-    /// Fetches a secret.
-    ///
-    /// # Errors
-    /// Words that say why there is none, without any part of it.
-    pub fn fetch(&self, source: &Source) -> Result<Secret, String> {
-        match source {
-            Source::Written(secret) => Ok(secret.clone()),
-            Source::Variable(name) => self
-                .variable(name)
-                .map(Secret::new)
-                .ok_or_else(|| format!("environment variable {name} is missing or empty")),
-            Source::Referred { source, id, .. } if source == "file" => read_secret(Path::new(id)),
-            Source::Referred { source, .. } => Err(format!("secret source `{source}` is not known")),
-        }
-    }
-}
-
-/// The text of a file, without the line's end.
-fn read_secret(path: &Path) -> Result<Secret, String> {
-    let text = read_bounded(path, SECRET_BYTES_MAX)?;
-    let text = text.trim();
-    if text.is_empty() { Err(format!("{} is empty", path.display())) } else { Ok(Secret::new(text)) }
-}
-
-pub(super) fn read_bounded(path: &Path, bytes_max: u64) -> Result<String, String> {
-    use std::io::Read as _;
-    let file = std::fs::File::open(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-    let mut text = String::new();
-    let read = file.take(bytes_max + 1).read_to_string(&mut text);
-    read.map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-    if text.len() as u64 > bytes_max {
-        return Err(format!("{} is larger than {bytes_max} bytes", path.display()));
-    }
-    Ok(text)
 }
 
 /// Stored credentials, with the id of their provider. A file that is not there holds none.
@@ -249,26 +200,6 @@ mod tests {
         cooldowns.failed("p:o", "p", FailureKind::Billing, None, &rules, 0);
         cooldowns.failed("p:t", "p", FailureKind::Auth, None, &rules, 0);
         assert_eq!(order(&cooldowns, &[], Wish::default()), ["p:k2", "p:k1", "p:t", "p:o"]);
-    }
-
-    #[test]
-    fn secrets_are_fetched_from_where_they_are() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("key");
-        std::fs::write(&path, " s3cret\n").unwrap();
-        let environment = |name: &str| (name == "KEY_A").then(|| " value ".to_owned());
-        let secrets = Secrets { environment: &environment };
-        let fetched = |source: Source| secrets.fetch(&source).map(|secret| secret.reveal().to_owned());
-        let file = |id: &Path| Source::Referred { source: "file".into(), provider: None, id: id.display().to_string() };
-        assert_eq!(fetched(Source::Written(Secret::new("x"))), Ok("x".to_owned()));
-        assert_eq!(fetched(Source::Variable("KEY_A".into())), Ok("value".to_owned()));
-        assert!(fetched(Source::Variable("KEY_B".into())).unwrap_err().contains("KEY_B"));
-        assert_eq!(fetched(file(&path)), Ok("s3cret".to_owned()));
-        assert!(fetched(file(&dir.path().join("none"))).unwrap_err().contains("none"));
-        std::fs::write(&path, "x".repeat(SECRET_BYTES_MAX as usize + 1)).unwrap();
-        assert!(fetched(file(&path)).unwrap_err().contains("larger"));
-        let moon = Source::Referred { source: "moon".into(), provider: None, id: "x".into() };
-        assert!(fetched(moon).unwrap_err().contains("moon"));
     }
 
     #[test]

@@ -145,7 +145,7 @@ fn streams_in_any_pieces_read_the_same() {
         |turn| turn.comments().crlf().pieces_of(3),
         Turn::unstreamed,
     ];
-    for format in BUILT {
+    for format in Format::ALL {
         let provider = Provider::start();
         let mut house = House::new(&provider.config_for(format));
         for (number, shape) in shapes.iter().enumerate() {
@@ -170,12 +170,9 @@ fn streams_in_any_pieces_read_the_same() {
     }
 }
 
-/// The formats that are built.
-const BUILT: [Format; 1] = [Format::Chat];
-
 #[test]
 fn a_turn_with_tools_goes_there_and_back() {
-    for format in BUILT {
+    for format in Format::ALL {
         let provider = Provider::start();
         let call = Turn::call("read", json!({ "path": "höhle.txt" })).and_call("list", json!({}));
         provider.then(call.thinking("I should look").usage(10, 4, 0)).then(Turn::text("It is dark."));
@@ -450,6 +447,22 @@ fn a_connection_that_its_provider_closed_costs_no_answer() {
     provider.drop_connections();
     let story = house.ask(&prompt("two"));
     assert_eq!((story.text().as_str(), story.attempts().len()), ("ok", 1));
+}
+
+#[test]
+fn a_kept_connection_that_ends_under_a_request_is_taken_for_old_once() {
+    let provider = Provider::start();
+    let mut house = House::new(&provider.config());
+    assert_eq!(house.ask(&prompt("one")).text(), "ok");
+    provider.then(Turn::hang_up());
+    let story = house.ask(&prompt("two"));
+    assert_eq!((story.text().as_str(), story.attempts().len()), ("ok", 1));
+    let connections: Vec<usize> = provider.requests().iter().map(|request| request.connection).collect();
+    assert_eq!(connections, [0, 0, 1]);
+    // On a new connection it is the provider's failure.
+    provider.drop_connections();
+    provider.then(Turn::hang_up());
+    assert_eq!(house.ask(&prompt("three")).failure().kind, FailureKind::Unavailable);
 }
 
 #[test]

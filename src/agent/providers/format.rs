@@ -2,9 +2,9 @@
 
 use serde_json::{Map, Value};
 
-use super::openai_chat;
 use super::table::Quirks;
 use super::trouble;
+use super::{anthropic, google, ollama, openai_chat, openai_responses};
 use crate::agent::talk::{Answer, Failure, FailureKind, Piece, Prompt, Said, StopReason, ToolCall, Usage};
 
 /// Most bytes of words, thoughts and arguments taken from one answer; a longer one is a failure.
@@ -45,11 +45,6 @@ impl Api {
         }
     }
 
-    /// Whether it can be spoken.
-    pub fn is_built(self) -> bool {
-        self == Api::OpenAiCompletions
-    }
-
     /// The API of a word.
     pub fn of(word: &str) -> Option<Api> {
         Api::ALL.into_iter().find(|api| api.as_str() == word)
@@ -69,6 +64,8 @@ pub struct Target<'a> {
     pub reasoning: bool,
     /// Whether it sees pictures.
     pub sees_images: bool,
+    /// How much it reads in tokens, where known.
+    pub context_window: Option<u64>,
     /// Its longest answer in tokens, where known.
     pub max_tokens: Option<u64>,
     /// Further fields of the request, in the words of OpenAI's chat completions.
@@ -88,6 +85,24 @@ impl Target<'_> {
     }
 }
 
+#[cfg(test)]
+impl Target<'_> {
+    /// Model `m` of provider `p`, which thinks and sees.
+    pub(super) fn for_tests() -> Target<'static> {
+        static NO_PARAMS: std::sync::LazyLock<Map<String, Value>> = std::sync::LazyLock::new(Map::new);
+        Target {
+            provider: "p",
+            model: "m",
+            quirks: super::table::COMPATIBLE,
+            reasoning: true,
+            sees_images: true,
+            context_window: None,
+            max_tokens: None,
+            params: &NO_PARAMS,
+        }
+    }
+}
+
 /// A request without what the way there adds.
 #[derive(Debug, PartialEq)]
 pub struct Request {
@@ -101,8 +116,13 @@ pub struct Request {
 
 /// Makes the request for a prompt.
 pub fn request(api: Api, target: &Target<'_>, prompt: &Prompt) -> Request {
-    debug_assert!(api.is_built(), "{api:?} is asked");
-    openai_chat::request(target, prompt)
+    match api {
+        Api::OpenAiCompletions => openai_chat::request(target, prompt),
+        Api::OpenAiResponses => openai_responses::request(target, prompt),
+        Api::AnthropicMessages => anthropic::request(target, prompt),
+        Api::GoogleGenerativeAi => google::request(target, prompt),
+        Api::Ollama => ollama::request(target, prompt),
+    }
 }
 
 /// Whether more is to be read of an answer.
@@ -119,13 +139,31 @@ pub enum Flow {
 pub enum Reader {
     /// OpenAI's chat completions.
     Chat(openai_chat::Reader),
+    /// OpenAI's Responses.
+    Responses(openai_responses::Reader),
+    /// Anthropic's Messages.
+    Anthropic(anthropic::Reader),
+    /// Google's `generateContent`.
+    Google(google::Reader),
+    /// Ollama's own.
+    Ollama(ollama::Reader),
 }
 
 impl Reader {
     /// For the answer of one request.
     pub fn new(api: Api, target: &Target<'_>) -> Reader {
-        debug_assert!(api.is_built(), "{api:?} is read");
-        Reader::Chat(openai_chat::Reader::new(target))
+        match api {
+            Api::OpenAiCompletions => Reader::Chat(openai_chat::Reader::new(target)),
+            Api::OpenAiResponses => Reader::Responses(openai_responses::Reader::new(target)),
+            Api::AnthropicMessages => Reader::Anthropic(anthropic::Reader::new(target)),
+            Api::GoogleGenerativeAi => Reader::Google(google::Reader::new(target)),
+            Api::Ollama => Reader::Ollama(ollama::Reader::default()),
+        }
+    }
+
+    /// Whether each line of a stream is an event, and not each server-sent event.
+    pub fn takes_lines(&self) -> bool {
+        matches!(self, Reader::Ollama(_))
     }
 
     /// Takes an event of a stream.
@@ -135,6 +173,10 @@ impl Reader {
     pub fn event(&mut self, name: &str, data: &str, tell: &mut dyn FnMut(Piece<'_>)) -> Result<Flow, Failure> {
         match self {
             Reader::Chat(reader) => reader.event(name, data, tell),
+            Reader::Responses(reader) => reader.event(name, data, tell),
+            Reader::Anthropic(reader) => reader.event(name, data, tell),
+            Reader::Google(reader) => reader.event(name, data, tell),
+            Reader::Ollama(reader) => reader.event(name, data, tell),
         }
     }
 
@@ -145,6 +187,10 @@ impl Reader {
     pub fn whole(&mut self, body: &Value, tell: &mut dyn FnMut(Piece<'_>)) -> Result<(), Failure> {
         match self {
             Reader::Chat(reader) => reader.whole(body, tell),
+            Reader::Responses(reader) => reader.whole(body, tell),
+            Reader::Anthropic(reader) => reader.whole(body, tell),
+            Reader::Google(reader) => reader.whole(body, tell),
+            Reader::Ollama(reader) => reader.whole(body, tell),
         }
     }
 
@@ -155,6 +201,10 @@ impl Reader {
     pub fn end(self) -> Result<Answer, Failure> {
         match self {
             Reader::Chat(reader) => reader.end(),
+            Reader::Responses(reader) => reader.end(),
+            Reader::Anthropic(reader) => reader.end(),
+            Reader::Google(reader) => reader.end(),
+            Reader::Ollama(reader) => reader.end(),
         }
     }
 }
@@ -180,7 +230,11 @@ struct OpenCall {
 }
 
 impl Gather {
-    fn grow(&mut self, bytes: usize) -> Result<(), Failure> {
+    /// Counts what is taken from an answer.
+    ///
+    /// # Errors
+    /// `Format` when it is more than [`ANSWER_BYTES_MAX`].
+    pub fn grow(&mut self, bytes: usize) -> Result<(), Failure> {
         self.bytes += bytes;
         if self.bytes > ANSWER_BYTES_MAX {
             return Err(trouble::failure(FailureKind::Format, "the answer is longer than any model's"));
@@ -330,6 +384,22 @@ pub fn read_arguments(text: &str) -> Value {
     }
 }
 
+/// An id of a tool call that every provider takes, the same for the same call, wherever it stands.
+pub fn plain_id(id: &str) -> String {
+    /// The shortest limit of those that have one; ids made by providers are shorter.
+    const ID_CHARS_MAX: usize = 40;
+    // Responses' ids are two, of the call and of the item; the first names the call.
+    let id = id.split('|').next().unwrap_or(id);
+    let plain: String =
+        id.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' || c == '-' { c } else { '_' }).collect();
+    if plain.len() <= ID_CHARS_MAX {
+        return plain;
+    }
+    // Two long ids may begin alike.
+    let digest = ring::digest::digest(&ring::digest::SHA256, id.as_bytes());
+    crate::runtime::random::hex(digest.as_ref())[..ID_CHARS_MAX].to_owned()
+}
+
 /// Words of parts, each on its own line.
 pub fn joined_text(parts: &[crate::agent::talk::Part]) -> String {
     let texts: Vec<&str> = parts
@@ -377,6 +447,14 @@ mod tests {
     }
 
     #[test]
+    fn ids_of_calls_are_plain_and_stay_apart() {
+        assert_eq!(plain_id("call_1|fc_2"), "call_1");
+        assert_eq!(plain_id("functions.read:0"), "functions_read_0");
+        let long = |end: &str| plain_id(&format!("{}{end}", "x".repeat(60)));
+        assert_eq!((long("a").len(), long("a") == long("b")), (40, false));
+    }
+
+    #[test]
     fn an_answer_is_bounded() {
         let mut gather = Gather::default();
         let piece = "x".repeat(ANSWER_BYTES_MAX / 4);
@@ -393,16 +471,7 @@ mod tests {
 
     #[test]
     fn what_a_model_signed_goes_back_to_it_alone() {
-        static NO_PARAMS: std::sync::LazyLock<Map<String, Value>> = std::sync::LazyLock::new(Map::new);
-        let target = |provider, model| Target {
-            provider,
-            model,
-            quirks: super::super::table::COMPATIBLE,
-            reasoning: true,
-            sees_images: true,
-            max_tokens: None,
-            params: &NO_PARAMS,
-        };
+        let target = |provider, model| Target { provider, model, ..Target::for_tests() };
         let signed = Some(target("a", "m").sign("s|1"));
         assert_eq!(target("a", "m").signed(&signed), Some("s|1"));
         for (provider, model) in [("a", "n"), ("b", "m"), ("a/m", "")] {

@@ -151,8 +151,10 @@ fn read_answer(
 ) -> Result<(), Ended> {
     let mut buffer = vec![0; BUFFER_BYTES];
     let mut read = body.read(&mut buffer).map_err(Ended::of_read)?;
+    let takes_lines = reader.takes_lines();
     let is_stream = match buffer[..read].trim_ascii_start().first() {
         _ if kind.starts_with("text/event-stream") => true,
+        Some(b'{') if takes_lines => true,
         Some(b'{' | b'[') => false,
         Some(_) if kind.starts_with("application/json") => false,
         // `data: `, `event: ` or a comment.
@@ -177,7 +179,7 @@ fn read_answer(
             serde_json::from_slice(&text).map_err(|_| failure(FailureKind::Format, "the answer is not JSON"))?;
         return Ok(reader.whole(&value, tell)?);
     }
-    let mut parser = sse::Parser::default();
+    let mut parser = if takes_lines { sse::Parser::of_lines() } else { sse::Parser::default() };
     while read > 0 {
         let mut take = |name: &str, data: &str| match reader.event(name, data, tell) {
             Ok(Flow::More) => Ok(()),

@@ -12,10 +12,14 @@
 //! **Invariant:** nothing of a provider's answer is trusted: what is read from it is bounded, and text of its errors is
 //! cut and cleaned before anyone sees it. **Invariant:** a redirect is not followed, because the request carries a key.
 
+pub mod anthropic;
 pub mod catalog;
 pub mod format;
+pub mod google;
 pub mod http;
+pub mod ollama;
 pub mod openai_chat;
+pub mod openai_responses;
 pub mod socket;
 pub mod sse;
 pub mod table;

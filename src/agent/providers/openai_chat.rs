@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::format::{Flow, Gather, Request, Target, joined_text};
+use super::format::{self, Flow, Gather, Request, Target, joined_text};
 use super::table::{MaxTokensField, ThinkingFormat};
 use super::trouble;
 use crate::agent::talk::{
@@ -202,31 +202,19 @@ fn tool_message(target: &Target<'_>, result: &ToolResult) -> Value {
 }
 
 fn arguments(call: &ToolCall) -> String {
-    match call.arguments.get(super::format::RAW_ARGUMENTS) {
-        // It said this, and is shown it as a text it can read.
-        Some(_) | None if call.arguments.is_object() => call.arguments.to_string(),
-        _ => "{}".to_owned(),
-    }
+    if call.arguments.is_object() { call.arguments.to_string() } else { "{}".to_owned() }
 }
 
 /// An id the provider takes: the same for the same call, wherever it stands.
 fn call_id(target: &Target<'_>, id: &str) -> String {
-    /// OpenAI's limit.
-    const ID_CHARS_MAX: usize = 40;
-    if target.quirks.short_call_ids {
-        let plain: String = id.chars().filter(char::is_ascii_alphanumeric).collect();
-        if plain.len() == SHORT_ID_CHARS && plain == id {
-            return plain;
-        }
-        let digest = ring::digest::digest(&ring::digest::SHA256, id.as_bytes());
-        return crate::runtime::random::hex(digest.as_ref())[..SHORT_ID_CHARS].to_owned();
+    if !target.quirks.short_call_ids {
+        return format::plain_id(id);
     }
-    // Responses' ids are two, of the call and of the item; the first names the call.
-    let id = id.split('|').next().unwrap_or(id);
-    id.chars()
-        .map(|c| if c.is_ascii_alphanumeric() || c == '_' || c == '-' { c } else { '_' })
-        .take(ID_CHARS_MAX)
-        .collect()
+    if id.len() == SHORT_ID_CHARS && id.chars().all(|c| c.is_ascii_alphanumeric()) {
+        return id.to_owned();
+    }
+    let digest = ring::digest::digest(&ring::digest::SHA256, id.as_bytes());
+    crate::runtime::random::hex(digest.as_ref())[..SHORT_ID_CHARS].to_owned()
 }
 
 /// Reads an answer.

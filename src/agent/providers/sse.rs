@@ -16,6 +16,8 @@ pub struct Parser {
     after_cr: bool,
     /// Something was read: a byte order mark counts only before.
     has_begun: bool,
+    /// Each line is the data of an event, as in newline-delimited JSON.
+    takes_lines: bool,
 }
 
 /// An event is longer than [`EVENT_BYTES_MAX`].
@@ -23,6 +25,11 @@ pub struct Parser {
 pub struct TooLong;
 
 impl Parser {
+    /// For a stream in which each line is an event, whose data it is; blank ones are none.
+    pub fn of_lines() -> Parser {
+        Parser { takes_lines: true, ..Parser::default() }
+    }
+
     /// Takes bytes, and tells each event that they complete: its name (`message` is the empty one) and data. Stops at the
     /// first that `event` refuses, and forgets the rest.
     ///
@@ -84,6 +91,10 @@ impl Parser {
     ) -> Result<Result<(), E>, TooLong> {
         let line = if self.has_begun { line } else { line.strip_prefix("\u{feff}".as_bytes()).unwrap_or(line) };
         self.has_begun = true;
+        if self.takes_lines {
+            let line = String::from_utf8_lossy(line);
+            return Ok(if line.trim().is_empty() { Ok(()) } else { event("", &line) });
+        }
         if line.is_empty() {
             let said = if self.has_data { event(&self.name, &self.data) } else { Ok(()) };
             self.name.clear();
@@ -166,6 +177,20 @@ mod tests {
         check("event: a\rdata: 1\r\r", &[("a", "1")]);
         check("event: a\rdata: 1\n\r\ndata: 2\r\n\n", &[("a", "1"), ("", "2")]);
         check("\u{feff}data: ö\n\n\u{feff}data: x\n\n", &[("", "ö")]);
+    }
+
+    #[test]
+    fn lines_may_be_events_themselves() {
+        let mut parser = Parser::of_lines();
+        let mut events = Vec::new();
+        for piece in [&b"{\"a\""[..], b":1}\r", b"\n\ndata: 2\n: 3"] {
+            let said = parser.feed::<()>(piece, &mut |_, data| {
+                events.push(data.to_owned());
+                Ok(())
+            });
+            said.unwrap().unwrap();
+        }
+        assert_eq!(events, ["{\"a\":1}", "data: 2"]);
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub mod models;
 mod reader;
 pub mod runtime;
 pub mod scheduling;
+pub mod secrets;
 pub mod security;
 
 use std::cell::RefCell;
@@ -39,6 +40,7 @@ pub struct Settings {
     pub session: agents::Session,
     pub agents: agents::Agents,
     pub models: models::Models,
+    pub secrets: secrets::Secrets,
     pub ui: agents::Ui,
 }
 
@@ -88,6 +90,7 @@ fn build_and_trace(
         session: agents::Session::read(&root.at("session")),
         agents: agents::Agents::read(&root.at("agents"), &context.state_dir),
         models: models::Models::read(&root),
+        secrets: secrets::Secrets::read(&root.at("secrets")),
         ui: agents::Ui::read(&root.at("ui")),
     };
     issues.extend(cx.issues.take());

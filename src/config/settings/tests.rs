@@ -7,7 +7,7 @@ use super::*;
 use crate::config::document::{Context, EnvHidden};
 use crate::config::environment::Overrides;
 use crate::config::schema::{self, Read};
-use crate::config::secret::Secret;
+use crate::config::secret::{Secret, Source};
 
 fn context() -> Context {
     Context {
@@ -49,6 +49,7 @@ fn what_is_read_is_what_the_rows_say_is_read() {
         "agents": { "defaults": { "models": { "p/m": {} } }, "list": [{ "id": "a" }], "entries": { "b": {} } },
         "models": { "providers": { "p": { "models": [{ "id": "m" }] } } },
         "auth": { "profiles": { "p:a": {} } },
+        "secrets": { "providers": { "s": {} } },
         "channels": { "c": {} },
     });
     let (_, mut seen) = build_and_trace(&config, Path::new("/"), &context(), &Env::new()).unwrap();
@@ -283,6 +284,84 @@ fn models_are_read_and_need_ids() {
     assert_eq!(provider.models[0].context_window, Some(128_000));
     let without = json!({ "models": { "providers": { "stub": { "models": [{ "name": "M" }] } } } });
     refused(without, "models.providers.stub.models.0.id", &["id"]);
+}
+
+#[test]
+fn what_is_written_of_models_is_read_and_nothing_is_fetched() {
+    let models = built(json!({
+        "models": { "mode": "replace", "requestTimeoutMs": 5000, "providers": { "p": {
+            "apiKey": { "source": "exec", "provider": "vault", "id": "a/b" }, "timeoutMs": 2000,
+            "authHeaderName": "X-Key", "authHeaderPrefix": "Key ", "headers": { "X-Team": "env:TEAM" },
+            "requestDefaults": { "seed": 1 },
+            "models": [{ "id": "m", "cost": { "input": 1.5, "cacheRead": 0.5 }, "maxTokens": 9, "compat": { "supportsStore": true } }],
+        } } },
+        "agents": { "defaults": { "models": { "p/m": { "alias": "quick", "params": { "temperature": 0 } } } } },
+        "keys": { "p_api_keys": ["one", "env:TWO"] },
+        "auth": {
+            "profiles": { "p:a": { "mode": "token" } }, "order": { "p": ["p:a"] },
+            "cooldowns": { "billingBackoffHours": 0.5, "billingBackoffHoursByProvider": { "p": 2 }, "failureWindowHours": 1 },
+        },
+        "general": { "failover_cooldown_base_seconds": 10 },
+    }))
+    .models;
+    let secs = std::time::Duration::from_secs;
+    assert_eq!((models.replaces_catalog, models.request_timeout), (true, secs(5)));
+    let provider = &models.providers[0];
+    let vault = Source::Referred { source: "exec".into(), provider: Some("vault".into()), id: "a/b".into() };
+    assert_eq!((provider.api_key.as_ref(), provider.timeout), (Some(&vault), Some(secs(2))));
+    assert_eq!(
+        (provider.auth_header_name.as_deref(), provider.auth_header_prefix.as_deref()),
+        (Some("X-Key"), Some("Key "))
+    );
+    assert_eq!(provider.headers, [("X-Team".to_owned(), Source::Variable("TEAM".into()))]);
+    assert_eq!(provider.request_defaults["seed"], 1);
+    let model = &provider.models[0];
+    assert_eq!(
+        (model.cost.input, model.cost.output, model.cost.cache_read, model.max_tokens),
+        (1.5, 0.0, 0.5, Some(9))
+    );
+    assert_eq!(models.offered[0].alias.as_deref(), Some("quick"));
+    let keys = vec![Source::Written(Secret::new("one")), Source::Variable("TWO".into())];
+    assert_eq!(models.key_lists, [("p_api_keys".to_owned(), keys)]);
+    assert_eq!((models.auth.profiles[0].provider.as_str(), models.auth.profiles[0].mode.as_str()), ("p", "token"));
+    assert_eq!(models.auth.order, [("p".to_owned(), vec!["p:a".to_owned()])]);
+    let cooldowns = &models.auth.cooldowns;
+    assert_eq!(
+        (cooldowns.billing, cooldowns.billing_max, cooldowns.failure_window),
+        (secs(1800), secs(86_400), secs(3600))
+    );
+    assert_eq!(cooldowns.billing_by_provider, [("p".to_owned(), secs(7200))]);
+    assert_eq!(cooldowns.doubling, Some((secs(10), secs(3600))));
+    assert_eq!(built(json!({})).models.auth.cooldowns.doubling, None, "the ladder, unless somebody asks for doubling");
+    let website = json!({ "models": { "providers": { "p": { "api": "website-chat" } } } });
+    refused(website, "models.providers.p.api", &["never through a website"]);
+}
+
+#[test]
+fn places_of_secrets_are_read() {
+    use crate::config::settings::secrets::Access;
+    let secrets = built(json!({ "secrets": {
+        "providers": {
+            "e": { "source": "env", "allowlist": ["A"] },
+            "f": { "source": "file", "path": "keys.json", "maxBytes": 9 },
+            "x": { "source": "exec", "command": "/usr/bin/vault", "args": ["-q"], "env": { "TOKEN": "hunter2" }, "timeoutMs": 100 },
+            "s": { "source": "store" },
+        },
+        "defaults": { "exec": "x" },
+    } }))
+    .secrets;
+    assert!(!format!("{secrets:?}").contains("hunter2"));
+    let [env, file, exec, store] = &secrets.places[..] else { panic!("{secrets:?}") };
+    assert_eq!(env.access, Access::Env(Some(vec!["A".to_owned()])));
+    assert_eq!(
+        (&file.access, file.bytes_max),
+        (&Access::File { path: "/etc/claw/keys.json".into(), is_json: true }, 9)
+    );
+    let Access::Exec(program) = &exec.access else { panic!("{exec:?}") };
+    assert_eq!((program.command.as_path(), &program.args[0]), (Path::new("/usr/bin/vault"), &"-q".to_owned()));
+    assert_eq!((exec.fetch_timeout.as_millis(), exec.bytes_max, program.json_only), (100, 1024 * 1024, true));
+    assert_eq!(store.access, Access::Unknown("store".to_owned()));
+    assert_eq!(secrets.default_places, [("exec".to_owned(), "x".to_owned())]);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use super::*;
 use crate::agent::providers::format::read_arguments;
@@ -6,9 +6,7 @@ use crate::agent::providers::table::{self, COMPATIBLE, Quirks};
 use crate::agent::talk::ToolSpec;
 
 fn target(quirks: Quirks) -> Target<'static> {
-    static NO_PARAMS: LazyLock<Map<String, Value>> = LazyLock::new(Map::new);
-    let params = &NO_PARAMS;
-    Target { provider: "p", model: "m", quirks, reasoning: true, sees_images: true, max_tokens: Some(100), params }
+    Target { quirks, max_tokens: Some(100), ..Target::for_tests() }
 }
 
 fn quirks_of(id: &str) -> Quirks {

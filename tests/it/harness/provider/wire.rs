@@ -24,6 +24,9 @@ pub(super) struct Said {
 type Event = (String, String);
 
 impl Format {
+    /// Every one.
+    pub(crate) const ALL: [Format; 4] = [Format::Chat, Format::Responses, Format::Anthropic, Format::Google];
+
     /// The format of a path.
     pub(super) fn of_path(path: &str) -> Option<Format> {
         let path = path.split('?').next()?;
