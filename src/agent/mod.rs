@@ -16,11 +16,6 @@
 
 pub mod talk;
 
-pub mod ask;
-pub mod cooldown;
-pub mod models;
-pub mod profiles;
-pub mod providers;
 pub mod run;
 pub mod secrets;
 pub mod stop;
@@ -32,6 +27,12 @@ pub mod conversation;
 pub mod history;
 pub mod setting;
 pub mod silence;
+pub mod turn;
+
+pub mod ask;
+pub mod cooldown;
+pub mod models;
+pub mod profiles;
+pub mod providers;
 
 pub mod commands;
-pub mod turn;

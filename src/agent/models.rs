@@ -15,7 +15,7 @@ use super::providers::format::Api;
 use super::providers::http::{self, Client};
 use super::providers::table::{self, Builtin, Quirks};
 use super::secrets::{Secrets, read_bounded};
-use super::turn::Prices;
+use super::talk::Prices;
 use crate::config::load::Loaded;
 use crate::config::secret::Secret;
 use crate::config::settings::models as settings;

@@ -9,18 +9,17 @@ use serde_json::Value;
 use super::context;
 use super::conversation::{BYTES_PER_TOKEN, text_tokens};
 use super::history;
+use super::models::{CONTEXT_WINDOW_DEFAULT, ModelFacts, ModelNameError, ModelRef, Pinning};
 use super::run::{EXTRA_SYSTEM_CHARS_MAX, RunInput};
 use super::talk::{Thinking, ToolSpec};
 use crate::config::load::Loaded;
 use crate::protocol::session_key::DEFAULT_AGENT;
-use crate::sessions::row::{Chosen, Context, is_subagent};
+use crate::sessions::row::{Context, is_subagent};
 use crate::sessions::thinking;
 use crate::store::sessions::SessionRow;
 use crate::tools::TOOLS;
 use crate::tools::session_status::Facts;
 
-/// Tokens a model is taken to read when nobody says: what the smallest of those that can call tools read today.
-pub const CONTEXT_TOKENS_DEFAULT: u64 = 128_000;
 /// Tokens kept free for the answer, unless that is more than a quarter of what the model reads.
 pub const OUTPUT_TOKENS_RESERVED: u64 = 16_384;
 
@@ -33,10 +32,10 @@ pub struct Setting {
     pub agent: String,
     /// Its directory.
     pub workspace: PathBuf,
-    /// The provider that is asked first; empty: none is configured.
-    pub provider: String,
-    /// The model that is asked first.
-    pub model: String,
+    /// Who is asked, in order; empty: nobody can be.
+    pub chain: Vec<ModelRef>,
+    /// The only profile of the first one's provider that may be used.
+    pub profile: Option<String>,
     /// How much it is to think.
     pub thinking: Thinking,
     /// Tokens that everything put before the model may cost.
@@ -59,14 +58,23 @@ pub struct Setting {
 
 impl Setting {
     /// Looks everything up.
-    pub fn of(input: &RunInput, session: SessionRow, now_ms: i64) -> Setting {
+    ///
+    /// # Errors
+    /// The name of a model that the run's caller asks for and that none may be asked by.
+    pub fn of(input: &RunInput, session: SessionRow, now_ms: i64) -> Result<Setting, ModelNameError> {
         let settings = &input.config.settings;
         let runs = &settings.agents.defaults.runs;
         let agent = input.session.agent().unwrap_or(DEFAULT_AGENT).to_owned();
         let of_agent = settings.agents.get(&agent).or_else(|| settings.agents.list.first());
-        let (provider, model, known) = model(input, &session);
-        let window = [known.window, runs.context_tokens].into_iter().flatten().min().unwrap_or(CONTEXT_TOKENS_DEFAULT);
-        let thinking = input.ask.thinking.unwrap_or_else(|| thinking_of(&input.config, &session, &known));
+        let (wanted, profile) = wanted(input, &session)?;
+        let chain = input.models.chain(&agent, wanted.as_ref(), pinning(&session));
+        let first = chain.first().cloned();
+        let facts = first.as_ref().and_then(|model| input.models.facts(model));
+        let window = facts.map_or(CONTEXT_WINDOW_DEFAULT, ModelFacts::context_tokens);
+        let window = runs.context_tokens.map_or(window, |tokens| tokens.min(window));
+        let is_reasoning = facts.is_some_and(|facts| facts.reasoning);
+        let thinking =
+            input.ask.thinking.unwrap_or_else(|| thinking_of(&input.config, &session, first.as_ref(), is_reasoning));
         let zone = context::zone(runs);
         let own_tools = TOOLS.iter().map(|tool| ToolSpec {
             name: tool.name.to_owned(),
@@ -76,7 +84,15 @@ impl Setting {
         // A caller's tool wins over ours of the same name: it is the caller who answers then.
         let is_free = |tool: &ToolSpec| input.ask.client_tools.iter().all(|theirs| theirs.name != tool.name);
         let tools: Vec<ToolSpec> = own_tools.filter(is_free).chain(input.ask.client_tools.iter().cloned()).collect();
-        let facts = facts(&session, &agent, &provider, &model, window, thinking, now_ms, &zone);
+        let name = first.as_ref().map(ToString::to_string).unwrap_or_default();
+        let facts = Facts {
+            agent: agent.clone(),
+            time: history::stamp(now_ms, &zone).unwrap_or_default(),
+            model: (!name.is_empty()).then(|| name.clone()),
+            thinking: word(thinking).to_owned(),
+            context_window: Some(window),
+            ..facts_of(&session)
+        };
         let extra = input.ask.extra_system.as_deref().map(|extra| head(extra, EXTRA_SYSTEM_CHARS_MAX));
         let lines: Vec<(&str, &str)> = TOOLS
             .iter()
@@ -93,7 +109,7 @@ impl Setting {
             kind: &session.kind,
             is_subagent: is_subagent(&input.session),
             channel: session.channel.as_deref(),
-            model: &whole_name(&provider, &model),
+            model: if name.is_empty() { "none" } else { &name },
             thinking: word(thinking),
             tools: &lines,
             heartbeat: settings.agents.defaults.heartbeat.prompt.as_deref(),
@@ -101,11 +117,11 @@ impl Setting {
             now_ms,
             zone: &zone,
         });
-        Setting {
+        Ok(Setting {
             agent,
             workspace,
-            provider,
-            model,
+            chain,
+            profile,
             thinking,
             input_tokens_max: window - OUTPUT_TOKENS_RESERVED.min(window / 4),
             timeout: input.ask.timeout.unwrap_or(runs.timeout),
@@ -116,7 +132,12 @@ impl Setting {
             facts,
             system,
             session,
-        }
+        })
+    }
+
+    /// Who is asked first, as provider and model.
+    pub fn first(&self) -> (&str, &str) {
+        self.chain.first().map_or(("", ""), |model| (&model.provider, &model.model))
     }
 
     /// Tokens that are left for what was said.
@@ -135,44 +156,39 @@ fn head(text: &str, chars_max: usize) -> &str {
     text.char_indices().nth(chars_max).map_or(text, |(end, _)| &text[..end])
 }
 
-/// `provider/model`, or the model alone.
-pub fn whole_name(provider: &str, model: &str) -> String {
-    if provider.is_empty() { model.to_owned() } else { format!("{provider}/{model}") }
-}
-
-/// What is known of a model.
-struct Known {
-    window: Option<u64>,
-    levels: &'static [&'static str],
-    /// `None`: nobody says.
-    is_reasoning: Option<bool>,
-}
-
-/// The model that is asked first: the caller's, else the session's, else the agent's.
-fn model(input: &RunInput, session: &SessionRow) -> (String, String, Known) {
-    let context = Context::of(&input.config);
-    let asked = input.ask.model.as_deref();
-    let chosen = match asked.map(|name| name.split_once('/').map_or((None, name), |(p, m)| (Some(p), m))) {
-        Some((provider, model)) => context.chosen(provider, Some(model)),
-        None => context.model_of(session),
+/// The model and the profile that the run's caller asks for, else the session. What a session asks for and may not be
+/// had any more is not asked for; its agent's own model answers.
+fn wanted(input: &RunInput, session: &SessionRow) -> Result<(Option<ModelRef>, Option<String>), ModelNameError> {
+    let text = |name: &str| session.entry.get(name).and_then(Value::as_str);
+    if let Some(name) = &input.ask.model {
+        let (model, profile) = input.models.resolve_with_profile(name)?;
+        return Ok((Some(model), profile));
+    }
+    let profile = text("authProfileOverride").map(str::to_owned);
+    let Some(model) = text("modelOverride") else { return Ok((None, profile)) };
+    let name = match text("providerOverride") {
+        Some(provider) => format!("{provider}/{model}"),
+        None => model.to_owned(),
     };
-    let known = known(&chosen);
-    (chosen.provider.unwrap_or_default().to_owned(), chosen.model.unwrap_or_default().to_owned(), known)
-}
-
-fn known(chosen: &Chosen<'_>) -> Known {
-    Known {
-        window: chosen.known.and_then(|model| model.context_window),
-        levels: chosen.thinking_levels(),
-        is_reasoning: chosen.known.map(|model| model.reasoning),
+    match input.models.resolve(&name) {
+        Ok(model) => Ok((Some(model), profile)),
+        Err(error) => {
+            log::warn!("agent: session {} asks for a model that may not be asked: {error}", session.key);
+            Ok((None, profile))
+        }
     }
 }
 
+/// Whether others are asked when the session's model does not answer (MODEL-55).
+fn pinning(session: &SessionRow) -> Pinning {
+    session.entry.get("modelPinning").and_then(Value::as_str).and_then(Pinning::of).unwrap_or_default()
+}
+
 /// How much to think: as the session says, else as configured, else in the middle where the model is made for it.
-fn thinking_of(config: &Loaded, session: &SessionRow, known: &Known) -> Thinking {
+fn thinking_of(config: &Loaded, session: &SessionRow, model: Option<&ModelRef>, is_reasoning: bool) -> Thinking {
     let of_session = session.entry.get("thinkingLevel").and_then(Value::as_str);
     let configured = config.settings.agents.defaults.thinking.as_deref();
-    let wanted = of_session.or(configured).unwrap_or(if known.is_reasoning == Some(true) { "medium" } else { "off" });
+    let wanted = of_session.or(configured).unwrap_or(if is_reasoning { "medium" } else { "off" });
     let wanted = match wanted {
         // Words of the configuration that no session has.
         "adaptive" => "medium",
@@ -180,9 +196,13 @@ fn thinking_of(config: &Loaded, session: &SessionRow, known: &Known) -> Thinking
         other => thinking::parse(other).unwrap_or("off"),
     };
     // No more than the model can.
+    let levels = match model {
+        Some(model) => Context::of(config).chosen(Some(&model.provider), Some(&model.model)).thinking_levels(),
+        None => &thinking::LEVELS,
+    };
     let rank = |level: &str| thinking::LEVELS.iter().position(|known| *known == level).unwrap_or(0);
-    let highest = known.levels.last().copied().unwrap_or("off");
-    level(if rank(wanted) > rank(highest) { highest } else { wanted })
+    let highest = levels.last().copied().unwrap_or("off");
+    Thinking::parse(if rank(wanted) > rank(highest) { highest } else { wanted }).unwrap_or_default()
 }
 
 const WORDS: [(Thinking, &str); 6] = [
@@ -194,46 +214,28 @@ const WORDS: [(Thinking, &str); 6] = [
     (Thinking::Xhigh, "xhigh"),
 ];
 
-/// The level of this word; off for a word that is none.
-pub fn level(word: &str) -> Thinking {
-    WORDS.iter().find(|(_, known)| *known == word).map_or(Thinking::Off, |(level, _)| *level)
-}
-
-/// Its word.
+/// The word of a level.
 pub fn word(level: Thinking) -> &'static str {
     WORDS.iter().find(|(known, _)| *known == level).map_or("off", |(_, word)| word)
 }
 
-#[expect(clippy::too_many_arguments, reason = "each is looked up elsewhere; a struct would be Facts itself")]
-fn facts(
-    session: &SessionRow,
-    agent: &str,
-    provider: &str,
-    model: &str,
-    window: u64,
-    thinking: Thinking,
-    now_ms: i64,
-    zone: &TimeZone,
-) -> Facts {
-    let text =
-        |name: &str, otherwise: &str| session.entry.get(name).and_then(Value::as_str).unwrap_or(otherwise).to_owned();
+/// What a session says of itself.
+fn facts_of(session: &SessionRow) -> Facts {
+    let text = |name: &str| session.entry.get(name).and_then(Value::as_str);
+    let word = |name: &str| text(name).unwrap_or("off").to_owned();
     Facts {
         key: session.key.clone(),
         session_id: session.session_id.clone(),
-        agent: agent.to_owned(),
         kind: session.kind.clone(),
         channel: session.channel.clone(),
-        time: history::stamp(now_ms, zone).unwrap_or_default(),
-        model: (!model.is_empty()).then(|| whole_name(provider, model)),
         is_model_chosen: session.entry.contains_key("modelOverride"),
-        thinking: word(thinking).to_owned(),
-        verbose: text("verboseLevel", "off"),
-        reasoning: text("reasoningLevel", "off"),
-        queue: session.entry.get("queueMode").and_then(Value::as_str).map(str::to_owned),
+        verbose: word("verboseLevel"),
+        reasoning: word("reasoningLevel"),
+        queue: text("queueMode").map(str::to_owned),
         messages: session.message_count,
         compactions: session.entry.get("compactionCount").and_then(Value::as_u64).unwrap_or(0),
         tokens: (session.tokens.input, session.tokens.output),
         context_tokens: session.tokens.total,
-        context_window: Some(window),
+        ..Facts::default()
     }
 }

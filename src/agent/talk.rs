@@ -117,6 +117,21 @@ pub enum Thinking {
     Xhigh,
 }
 
+impl Thinking {
+    /// The level of a word.
+    pub fn parse(word: &str) -> Option<Thinking> {
+        Some(match word {
+            "off" => Thinking::Off,
+            "minimal" => Thinking::Minimal,
+            "low" => Thinking::Low,
+            "medium" => Thinking::Medium,
+            "high" => Thinking::High,
+            "xhigh" => Thinking::Xhigh,
+            _ => return None,
+        })
+    }
+}
+
 /// A model's whole answer to one prompt.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answer {
@@ -199,6 +214,19 @@ impl Usage {
             cache_write: self.cache_write + other.cache_write,
         }
     }
+}
+
+/// Prices of a million tokens, in dollars.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Prices {
+    /// Read anew.
+    pub input: f64,
+    /// Written.
+    pub output: f64,
+    /// Read from the cache.
+    pub cache_read: f64,
+    /// Written to the cache.
+    pub cache_write: f64,
 }
 
 /// A piece of an answer while it is being given.

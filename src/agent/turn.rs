@@ -9,81 +9,36 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::calls::{Called, Guard, OVERTAKEN, RESTARTED};
+use super::ask::{self, Answered, AskEvent, Asked, Asking};
+use super::calls::{self, Called, Guard, OVERTAKEN, RESTARTED};
 use super::compaction;
 use super::conversation::{Conversation, Item, Step, User};
+use super::cooldown::Cooldowns;
 use super::history::{self, Reading, SILENT};
+use super::models::ModelRef;
 use super::run::{Host, Outcome, Record, Reply, RunEnd, RunEvent, RunInput};
 use super::setting::Setting;
 use super::silence::{self, Gate, ReplyTo};
-use super::stop::Why;
-use super::talk::{Answer, Attempt, Failure, FailureKind, Part, Piece, Prompt, Said, StopReason, ToolCall, Usage};
+use super::stop::{Stop, Why};
+use super::talk::{Attempt, Failure, FailureKind, Part, Piece, Prices, Prompt, Said, StopReason, ToolCall, Usage};
+use crate::runtime::clock;
 use crate::store::StoreError;
 
 /// How much less of a conversation is sent, in percent, after a provider found it too long although we did not.
 const SHRINK_PERCENT: u64 = 60;
 
-/// Asks models for a run, one after the other until one answers; tells what happens meanwhile.
-pub type Asker<'a> = dyn FnMut(&Prompt, &mut dyn FnMut(Heard<'_>)) -> Asked + 'a;
+/// Asks models for a run ([`ask::ask`]), and tells what happens meanwhile.
+pub type Asker<'a> = dyn FnMut(&Question<'_>, &mut dyn FnMut(AskEvent<'_>)) -> Asked + 'a;
 
-/// What happens while models are asked.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Heard<'a> {
-    /// A model is asked.
-    Model {
-        /// The provider's id.
-        provider: &'a str,
-        /// The model's id.
-        model: &'a str,
-    },
-    /// More of its answer.
-    Piece(Piece<'a>),
-    /// It failed and another one is asked, as `provider/model`.
-    Fallback {
-        /// Who failed.
-        from: &'a Attempt,
-        /// Who is next.
-        to: &'a str,
-    },
-    /// The pieces so far count no more.
-    Restart,
-}
-
-/// What came of asking.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Asked {
-    /// Who was asked.
-    pub attempts: Vec<Attempt>,
-    /// The answer.
-    pub outcome: Result<Answered, Failure>,
-}
-
-/// An answer, and whose it is.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Answered {
-    /// What was said.
-    pub answer: Answer,
-    /// The provider's id.
-    pub provider: String,
-    /// The model's id.
-    pub model: String,
-    /// The API it speaks.
-    pub api: &'static str,
-    /// What its tokens cost.
-    pub prices: Prices,
-}
-
-/// Prices of a million tokens.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Prices {
-    /// Read anew.
-    pub input: f64,
-    /// Written.
-    pub output: f64,
-    /// Read from the cache.
-    pub cache_read: f64,
-    /// Written to the cache.
-    pub cache_write: f64,
+/// What is asked, and whom.
+#[derive(Debug, Clone, Copy)]
+pub struct Question<'a> {
+    /// The prompt.
+    pub prompt: &'a Prompt,
+    /// Who, in order.
+    pub chain: &'a [ModelRef],
+    /// The only profile that may be used of its provider.
+    pub profile: Option<&'a str>,
 }
 
 /// Why the loop ended without last words.
@@ -108,6 +63,39 @@ fn failure(kind: FailureKind, message: String) -> Failure {
     Failure { kind, message, status: None, retry_after_ms: None }
 }
 
+/// Runs an agent: asks the models that the configuration offers, calls the tools there are.
+pub fn run(input: RunInput, host: &mut dyn Host) -> RunEnd {
+    let mut cooldowns = input.cooldowns.clone();
+    let end = {
+        let mut ask = asker(&input, host.stop().clone(), &mut cooldowns);
+        turn(&input, host, &mut ask, &mut |setting, call| calls::call(&input, setting, call))
+    };
+    RunEnd { cooldowns, ..end }
+}
+
+/// Asks the models of `input`. Whoever answered one step is asked first for the next.
+fn asker<'a>(
+    input: &'a RunInput,
+    stop: Stop,
+    cooldowns: &'a mut Cooldowns,
+) -> impl FnMut(&Question<'_>, &mut dyn FnMut(AskEvent<'_>)) -> Asked + 'a {
+    let mut preferred: Option<String> = None;
+    move |question, tell| {
+        let asking = Asking {
+            stop: &stop,
+            now_ms: &clock::wall_ms,
+            tell,
+            pinned_profile: question.profile,
+            preferred_profile: preferred.as_deref(),
+        };
+        let asked = ask::ask(&input.models, cooldowns, question.chain, question.prompt, asking);
+        if let Ok(answered) = &asked.result {
+            preferred = answered.profile.clone();
+        }
+        asked
+    }
+}
+
 /// Calls a tool for a run ([`super::calls::call`]).
 pub type Caller<'a> = dyn FnMut(&Setting, &ToolCall) -> Called + 'a;
 
@@ -127,7 +115,7 @@ pub fn turn(input: &RunInput, host: &mut dyn Host, ask: &mut Asker<'_>, call: &m
         attempts: tally.attempts,
         tool_calls: tally.tool_calls,
         steps: tally.steps,
-        // Whoever asks the models for this run knows what came of it, and puts it here.
+        // What came of asking is put here by whoever asks ([`run`]).
         cooldowns: input.cooldowns.clone(),
         began_ms,
         ended_ms: host.now_ms(),
@@ -143,12 +131,26 @@ pub struct Compacted {
     pub first_kept: u64,
 }
 
-/// Summarises a session's conversation up to its newest turn (`/compact`, `sessions.compact`). `Ok(None)`: there is
-/// nothing to summarise.
-///
-/// # Errors
-/// The model's failure; nothing was changed then.
-pub fn compact(
+/// What came of a compaction, and what is to be remembered of asking.
+#[derive(Debug)]
+pub struct CompactEnd {
+    /// `Ok(None)`: there is nothing to summarise. A failure changed nothing.
+    pub outcome: Result<Option<Compacted>, Failure>,
+    /// Which profiles rest, as found at the end: for its owner to merge.
+    pub cooldowns: Cooldowns,
+}
+
+/// Summarises a session's conversation up to its newest turn (`/compact`, `sessions.compact`).
+pub fn compact(input: &RunInput, instructions: Option<&str>, host: &mut dyn Host) -> CompactEnd {
+    let mut cooldowns = input.cooldowns.clone();
+    let outcome = {
+        let mut ask = asker(input, host.stop().clone(), &mut cooldowns);
+        compact_with(input, instructions, host, &mut ask)
+    };
+    CompactEnd { outcome, cooldowns }
+}
+
+fn compact_with(
     input: &RunInput,
     instructions: Option<&str>,
     host: &mut dyn Host,
@@ -241,14 +243,17 @@ impl Turn<'_> {
         let Some(session) = session else {
             return Err(failure(FailureKind::Format, format!("session {key} is not there")).into());
         };
-        Ok(Setting::of(self.input, session, self.host.now_ms()))
+        let now_ms = self.host.now_ms();
+        Setting::of(self.input, session, now_ms)
+            .map_err(|error| failure(FailureKind::NoModel, error.to_string()).into())
     }
 
     fn read(&mut self, setting: &Setting, budget: u64) -> Result<Conversation, End> {
+        let (provider, model) = setting.first();
         let reading = Reading {
             session_id: &setting.session.session_id,
-            provider: &setting.provider,
-            model: &setting.model,
+            provider,
+            model,
             budget,
             zone: setting.has_timestamps.then_some(&setting.zone),
             images: &self.input.ask.images,
@@ -298,27 +303,34 @@ impl Turn<'_> {
         };
         self.partial.clear();
         self.tally.steps += 1;
-        let (host, partial) = (&mut *self.host, &mut self.partial);
+        let (host, partial, deadline) = (&mut *self.host, &mut self.partial, self.deadline);
         let mut gate = Gate::default();
-        let asked = ask(&prompt, &mut |heard| match heard {
-            Heard::Model { provider, model } => {
-                host.tell(RunEvent::Model { provider: provider.to_owned(), model: model.to_owned() });
+        let question = Question { prompt: &prompt, chain: &setting.chain, profile: setting.profile.as_deref() };
+        let asked = ask(&question, &mut |heard| {
+            // A provider that dribbles is never silent for long, and never done.
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                host.stop().stop(Why::Timeout);
             }
-            Heard::Piece(Piece::Text(text)) => {
-                partial.push_str(text);
-                let shown = gate.push(text);
-                if !shown.is_empty() {
-                    host.tell(RunEvent::Text(shown));
+            match heard {
+                AskEvent::Model(ModelRef { provider, model }) => {
+                    host.tell(RunEvent::Model { provider: provider.clone(), model: model.clone() });
                 }
+                AskEvent::Piece(Piece::Text(text)) => {
+                    partial.push_str(text);
+                    let shown = gate.push(text);
+                    if !shown.is_empty() {
+                        host.tell(RunEvent::Text(shown));
+                    }
+                }
+                AskEvent::Piece(Piece::Thinking(text)) => host.tell(RunEvent::Thinking(text.to_owned())),
+                AskEvent::Fallback { from, to } => {
+                    host.tell(RunEvent::Fallback { from: from.clone(), to: to.to_string() });
+                }
+                AskEvent::Restart => begin_anew(host, partial, &mut gate),
             }
-            Heard::Piece(Piece::Thinking(text)) => host.tell(RunEvent::Thinking(text.to_owned())),
-            Heard::Fallback { from, to } => {
-                host.tell(RunEvent::Fallback { from: from.clone(), to: to.to_owned() });
-            }
-            Heard::Restart => begin_anew(host, partial, &mut gate),
         });
         self.tally.attempts.extend(asked.attempts);
-        let answered = match asked.outcome {
+        let answered = match asked.result {
             Ok(answered) => answered,
             Err(failure) => {
                 // What was stopped, or ran out of time, failed because of that.
@@ -360,7 +372,7 @@ impl Turn<'_> {
             content.push(json!({ "type": "text", "text": cleaned.text }));
         }
         content.extend(answer.said.iter().filter(|said| matches!(said, Said::Call(_))).map(block));
-        let mut extra = about(answered, &answer.usage);
+        let mut extra = self.about(answered);
         let is_silent = cleaned.is_silent && !has_calls;
         if is_silent && !answer.text().trim().is_empty() {
             extra.push((SILENT, json!(true)));
@@ -377,8 +389,8 @@ impl Turn<'_> {
             said: answer.said,
             text: cleaned.text,
             is_silent,
-            provider: answered.provider.clone(),
-            model: answered.model.clone(),
+            provider: answered.model.provider.clone(),
+            model: answered.model.model.clone(),
             api: answered.api,
             stop: answer.stop,
             usage: answer.usage,
@@ -404,7 +416,7 @@ impl Turn<'_> {
         let record = Record {
             role: "assistant",
             content: Value::Array(answered.answer.said.iter().map(block).collect()),
-            extra: about(&answered, &answered.answer.usage),
+            extra: self.about(&answered),
             idempotency_key: key.clone(),
         };
         self.check()?;
@@ -441,6 +453,22 @@ impl Turn<'_> {
         let user = |text| Item::User(User { seq: None, parts: vec![Part::Text(text)], is_summary: false });
         items.extend(steered.into_iter().map(user));
         Ok(items)
+    }
+
+    /// The fields of an answer's message beside its content, in the order of upstream's transcripts.
+    fn about(&self, answered: &Answered) -> Vec<(&'static str, Value)> {
+        let answer = &answered.answer;
+        let stop = if answer.calls().next().is_some() { StopReason::ToolUse } else { answer.stop };
+        let prices = self.input.models.facts(&answered.model).map(|facts| facts.cost).unwrap_or_default();
+        let mut about = vec![
+            ("api", json!(answered.api)),
+            ("provider", json!(answered.model.provider)),
+            ("model", json!(answered.model.model)),
+            ("usage", usage_of(&answer.usage, &prices)),
+            ("stopReason", json!(stop.as_str())),
+        ];
+        about.extend(answer.response_id.as_ref().map(|id| ("responseId", json!(id))));
+        about
     }
 
     /// Summarises the older part when leaving out old tool results is not enough, and reads the transcript again. When
@@ -488,9 +516,15 @@ impl Turn<'_> {
         let Some(plan) = compaction::plan(conversation, keep, material_max) else { return Ok(None) };
         self.host.tell(RunEvent::CompactionStart);
         let prompt = compaction::prompt(&plan, instructions, &setting.session.session_id);
-        let asked = ask(&prompt, &mut |_| {});
+        let question = Question { prompt: &prompt, chain: &setting.chain, profile: setting.profile.as_deref() };
+        let (host, deadline) = (&mut *self.host, self.deadline);
+        let asked = ask(&question, &mut |_| {
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                host.stop().stop(Why::Timeout);
+            }
+        });
         self.tally.attempts.extend(asked.attempts);
-        let summary = asked.outcome.map(|answered| {
+        let summary = asked.result.map(|answered| {
             self.tally.usage = self.tally.usage.plus(&answered.answer.usage);
             answered.answer.text()
         });
@@ -542,20 +576,6 @@ fn block(said: &Said) -> Value {
             json!({ "type": "toolCall", "id": call.id, "name": call.name, "arguments": call.arguments })
         }
     }
-}
-
-/// The fields of an answer's message beside its content, in the order of upstream's transcripts.
-fn about(answered: &Answered, usage: &Usage) -> Vec<(&'static str, Value)> {
-    let stop = if answered.answer.calls().next().is_some() { StopReason::ToolUse } else { answered.answer.stop };
-    let mut about = vec![
-        ("api", json!(answered.api)),
-        ("provider", json!(answered.provider)),
-        ("model", json!(answered.model)),
-        ("usage", usage_of(usage, &answered.prices)),
-        ("stopReason", json!(stop.as_str())),
-    ];
-    about.extend(answered.answer.response_id.as_ref().map(|id| ("responseId", json!(id))));
-    about
 }
 
 fn usage_of(usage: &Usage, prices: &Prices) -> Value {

@@ -5,11 +5,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::cooldown::Cooldowns;
 use super::super::models::Models;
 use super::super::run::Ask;
 use super::super::stop::Stop;
-use super::super::talk::{AttemptOutcome, Message, ToolSpec};
+use super::super::talk::{Answer, AttemptOutcome, Message, ToolSpec};
 use super::*;
 use crate::config::load::{self, LoadInputs};
 use crate::defender::rules::{RuleInputs, Rules};
@@ -141,16 +140,21 @@ impl Bench {
 
     pub(crate) fn setting(&mut self) -> Setting {
         let session = self.host.database.session(KEY).unwrap().unwrap();
-        Setting::of(&self.input, session, NOW_MS)
+        Setting::of(&self.input, session, NOW_MS).unwrap()
     }
 
     /// With these members in `agents.defaults`.
     fn with(said: &str, defaults: Value) -> Bench {
+        Bench::at("http://127.0.0.1:1", said, defaults)
+    }
+
+    /// With a provider at this address.
+    fn at(base_url: &str, said: &str, defaults: Value) -> Bench {
         let temp = tempfile::TempDir::new().unwrap();
         let mut document = json!({
             "agents": { "defaults": { "model": { "primary": "stub/plain" }, "workspace": temp.path(), "userTimezone": "UTC" } },
-            "models": { "providers": { "stub": { "baseUrl": "http://127.0.0.1:1", "models": [
-                { "id": "plain", "contextWindow": 100_000 }, { "id": "deep", "reasoning": true },
+            "models": { "providers": { "stub": { "baseUrl": base_url, "apiKey": "key", "models": [
+                { "id": "plain", "contextWindow": 100_000, "cost": { "input": 1, "output": 2 } }, { "id": "deep", "reasoning": true },
             ] } } },
         });
         let members = defaults.as_object().unwrap().clone();
@@ -186,15 +190,17 @@ impl Bench {
     fn run(&mut self, script: &[Asked]) -> RunEnd {
         let (fuse, called) = (self.host.fuse.clone(), Rc::clone(&self.called));
         let prompts = &mut self.prompts;
-        let mut ask = |prompt: &Prompt, hear: &mut dyn FnMut(Heard<'_>)| {
+        let mut ask = |question: &Question<'_>, hear: &mut dyn FnMut(AskEvent<'_>)| {
+            let prompt = question.prompt;
             fuse.tick();
             prompts.push(prompt.clone());
             let spoken = prompt.messages.iter().filter(|message| matches!(message, Message::Assistant(_))).count();
-            let asked = script.get(spoken).unwrap_or_else(|| panic!("asked for answer {spoken}: {prompt:#?}")).clone();
-            hear(Heard::Model { provider: "stub", model: "plain" });
-            if let Ok(answered) = &asked.outcome {
+            let asked = script.get(spoken).unwrap_or_else(|| panic!("asked for answer {spoken}: {prompt:#?}"));
+            let asked = again(asked);
+            hear(AskEvent::Model(&question.chain[0]));
+            if let Ok(answered) = &asked.result {
                 for word in answered.answer.text().split_inclusive(' ') {
-                    hear(Heard::Piece(Piece::Text(word)));
+                    hear(AskEvent::Piece(Piece::Text(word)));
                 }
             }
             fuse.tick();
@@ -253,13 +259,20 @@ fn asked(said: Vec<Said>) -> Asked {
     let has_calls = said.iter().any(|said| matches!(said, Said::Call(_)));
     let stop = if has_calls { StopReason::ToolUse } else { StopReason::Stop };
     let usage = Usage { input: 10, output: 6, cache_read: 0, cache_write: 0 };
-    let prices = Prices { input: 1.0, output: 2.0, ..Prices::default() };
     let answer = Answer { said, stop, usage, response_id: Some("id".to_owned()) };
     let attempt =
         Attempt { provider: "stub".to_owned(), model: "plain".to_owned(), profile: None, outcome: AttemptOutcome::Ok };
-    let answered =
-        Answered { answer, provider: "stub".to_owned(), model: "plain".to_owned(), api: "openai-completions", prices };
-    Asked { attempts: vec![attempt], outcome: Ok(answered) }
+    let answered = Answered { answer, model: plain(), api: "openai-completions", profile: None };
+    Asked { attempts: vec![attempt], result: Ok(answered) }
+}
+
+fn plain() -> ModelRef {
+    ModelRef { provider: "stub".to_owned(), model: "plain".to_owned() }
+}
+
+/// The same once more.
+fn again(asked: &Asked) -> Asked {
+    Asked { attempts: asked.attempts.clone(), result: asked.result.clone() }
 }
 
 fn says(text: &str) -> Asked {
@@ -275,7 +288,7 @@ fn calls(ids: &[&str]) -> Asked {
 }
 
 fn fails(kind: FailureKind) -> Asked {
-    Asked { attempts: Vec::new(), outcome: Err(failure(kind, format!("it is {}", kind.as_str()))) }
+    Asked { attempts: Vec::new(), result: Err(failure(kind, format!("it is {}", kind.as_str()))) }
 }
 
 #[track_caller]
@@ -433,6 +446,117 @@ fn killed_twice_it_goes_on_all_the_same() {
     }
 }
 
+/// A provider that gives these answers, one for each request, as OpenAI's chat completions stream them; and what it was
+/// asked.
+fn provider(answers: Vec<Value>) -> (String, std::sync::mpsc::Receiver<Value>) {
+    use std::io::{BufRead, BufReader, Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}/v1", listener.local_addr().unwrap());
+    let (tell, asked) = std::sync::mpsc::channel();
+    let serve = move || {
+        for answer in answers {
+            let (mut socket, _) = listener.accept().unwrap();
+            let mut reader = BufReader::new(socket.try_clone().unwrap());
+            let (mut line, mut length) = (String::new(), 0);
+            while reader.read_line(&mut line).unwrap() > 2 {
+                if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
+                    length = value.trim().parse().unwrap();
+                }
+                line.clear();
+            }
+            let mut body = vec![0; length];
+            reader.read_exact(&mut body).unwrap();
+            tell.send(serde_json::from_slice(&body).unwrap()).unwrap();
+            let reason = if answer.get("tool_calls").is_some() { "tool_calls" } else { "stop" };
+            let said = json!({ "choices": [{ "index": 0, "delta": answer }] });
+            let end = json!({
+                "choices": [{ "index": 0, "delta": {}, "finish_reason": reason }],
+                "usage": { "prompt_tokens": 10, "completion_tokens": 6 },
+            });
+            let body = format!("data: {said}\n\ndata: {end}\n\ndata: [DONE]\n\n");
+            let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n";
+            socket.write_all(head.as_bytes()).unwrap();
+            socket.write_all(body.as_bytes()).unwrap();
+        }
+    };
+    let thread = crate::runtime::threads::spawn("provider", crate::runtime::threads::STACK_BYTES_DEEP, serve).unwrap();
+    drop(thread);
+    (address, asked)
+}
+
+#[test]
+fn a_run_asks_a_provider_reads_a_file_and_answers() {
+    let call = json!([{
+        "index": 0, "id": "call_1", "type": "function", "function": { "name": "read", "arguments": "{\"path\":\"a.md\"}" },
+    }]);
+    let (address, asked) = provider(vec![json!({ "tool_calls": call }), json!({ "content": "It says 42." })]);
+    let mut bench = Bench::at(&address, "what does a.md say?", json!({}));
+    bench.file("a.md", "forty-two");
+    let end = run(bench.input.clone(), &mut bench.host);
+    assert_eq!(reply(&end).text, "It says 42.");
+    assert_eq!(
+        (reply(&end).provider.as_str(), reply(&end).model.as_str(), reply(&end).api),
+        ("stub", "plain", "openai-completions")
+    );
+    assert_eq!((end.steps, end.tool_calls, end.usage.total(), end.attempts.len()), (2, 1, 32, 2));
+    assert_ne!(end.cooldowns, bench.input.cooldowns, "who was used is remembered");
+    assert_eq!(bench.transcript()[1..], ["assistant: call_1", "call_1 answered"]);
+    let first = asked.recv().unwrap();
+    assert_eq!(first["messages"].as_array().unwrap().len(), 2);
+    let second = asked.recv().unwrap();
+    let answer = second["messages"].as_array().unwrap().last().unwrap();
+    assert_eq!((&answer["role"], &answer["tool_call_id"]), (&json!("tool"), &json!("call_1")));
+    assert!(answer["content"].to_string().contains("forty-two"), "{answer}");
+}
+
+#[test]
+fn a_provider_that_dribbles_is_stopped_when_time_is_up() {
+    let mut bench = Bench::new("do");
+    bench.input.ask.timeout = Some(Duration::from_millis(50));
+    let stop = bench.host.stop.clone();
+    let end = turn(
+        &bench.input,
+        &mut bench.host,
+        &mut |_, hear| {
+            while stop.why().is_none() {
+                hear(AskEvent::Piece(Piece::Text("a ")));
+                std::thread::yield_now();
+            }
+            fails(FailureKind::Stopped)
+        },
+        &mut |_, _| unreachable!(),
+    );
+    assert!(matches!(end.outcome, Outcome::Stopped { why: Why::Timeout, .. }), "{end:?}");
+}
+
+#[test]
+fn a_session_may_be_kept_to_its_model() {
+    let chain = |entry: Value| {
+        let mut bench = Bench::with("hi", json!({ "model": { "primary": "stub/plain", "fallbacks": ["stub/deep"] } }));
+        let changed = bench.host.database.write(|db| {
+            db.session_update::<StoreError>(KEY, NOW_MS, |session| {
+                session.entry.extend(entry.as_object().unwrap().clone());
+                Ok(())
+            })
+        });
+        changed.unwrap();
+        let setting = bench.setting();
+        setting.chain.iter().map(|model| model.model.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(chain(json!({})), ["plain", "deep"]);
+    assert_eq!(chain(json!({ "providerOverride": "stub", "modelOverride": "deep" })), ["deep", "plain"]);
+    let strict = json!({ "providerOverride": "stub", "modelOverride": "deep", "modelPinning": "strict" });
+    assert_eq!(chain(strict), ["deep"]);
+    assert_eq!(chain(json!({ "providerOverride": "gone", "modelOverride": "x" })), ["plain", "deep"]);
+}
+
+#[test]
+fn a_model_that_nobody_knows_is_a_clear_error() {
+    let mut bench = Bench::new("hi");
+    bench.input.ask.model = Some("nowhere/x".to_owned());
+    assert_eq!(failed(&bench.run(&[])), FailureKind::NoModel);
+}
+
 #[test]
 fn a_stop_ends_it_at_the_next_step_with_what_was_said() {
     let mut bench = Bench::new("do");
@@ -444,8 +568,8 @@ fn a_stop_ends_it_at_the_next_step_with_what_was_said() {
     let mut bench = Bench::new("do");
     let stop = bench.host.stop.clone();
     let end = {
-        let mut ask = |_: &Prompt, hear: &mut dyn FnMut(Heard<'_>)| {
-            hear(Heard::Piece(Piece::Text("half a ")));
+        let mut ask = |_: &Question<'_>, hear: &mut dyn FnMut(AskEvent<'_>)| {
+            hear(AskEvent::Piece(Piece::Text("half a ")));
             stop.stop(Why::Stop);
             fails(FailureKind::Stopped)
         };
@@ -496,7 +620,7 @@ fn a_failure_is_the_runs_end_and_what_was_shown_counts_no_more() {
         &bench.input,
         &mut bench.host,
         &mut |_, hear| {
-            hear(Heard::Piece(Piece::Text("half ")));
+            hear(AskEvent::Piece(Piece::Text("half ")));
             fails(FailureKind::RateLimit)
         },
         &mut |_, _| unreachable!(),
@@ -518,17 +642,17 @@ fn another_model_begins_anew() {
         &bench.input,
         &mut bench.host,
         &mut |_, hear| {
-            hear(Heard::Piece(Piece::Text("half ")));
-            hear(Heard::Fallback { from: &from, to: "stub/deep" });
-            hear(Heard::Restart);
-            hear(Heard::Piece(Piece::Text("whole")));
+            hear(AskEvent::Piece(Piece::Text("half ")));
+            hear(AskEvent::Fallback { from: &from, to: &plain() });
+            hear(AskEvent::Restart);
+            hear(AskEvent::Piece(Piece::Text("whole")));
             says("whole")
         },
         &mut |_, _| unreachable!(),
     );
     assert_eq!(reply(&end).text, "whole");
     let at = |wanted: &RunEvent| bench.host.told.iter().position(|event| event == wanted).unwrap();
-    let fallback = at(&RunEvent::Fallback { from: from.clone(), to: "stub/deep".to_owned() });
+    let fallback = at(&RunEvent::Fallback { from: from.clone(), to: "stub/plain".to_owned() });
     assert!(at(&RunEvent::Text("half ".to_owned())) < fallback && fallback < at(&RunEvent::Restart));
     assert!(at(&RunEvent::Restart) < at(&RunEvent::Text("whole".to_owned())));
 }
@@ -619,8 +743,9 @@ fn long(n: usize, tokens: usize, defaults: Value) -> Bench {
 }
 
 /// A model that writes a summary when it is asked for one, and answers otherwise.
-fn summarises(prompts: &mut Vec<Prompt>) -> impl FnMut(&Prompt, &mut dyn FnMut(Heard<'_>)) -> Asked {
-    move |prompt, _| {
+fn summarises(prompts: &mut Vec<Prompt>) -> impl FnMut(&Question<'_>, &mut dyn FnMut(AskEvent<'_>)) -> Asked {
+    move |question, _| {
+        let prompt = question.prompt;
         prompts.push(prompt.clone());
         says(if prompt.conversation.ends_with(":compaction") { "they counted" } else { "fine" })
     }
@@ -657,7 +782,8 @@ fn when_there_is_no_summary_old_turns_are_left_out() {
     let end = turn(
         &bench.input,
         &mut bench.host,
-        &mut |prompt, _| {
+        &mut |question, _| {
+            let prompt = question.prompt;
             if prompt.conversation.ends_with(":compaction") {
                 return fails(FailureKind::Unavailable);
             }
@@ -678,7 +804,8 @@ fn a_provider_that_finds_it_too_long_is_asked_with_less() {
     let end = turn(
         &bench.input,
         &mut bench.host,
-        &mut |prompt, _| {
+        &mut |question, _| {
+            let prompt = question.prompt;
             n_asked += 1;
             match n_asked {
                 1 => fails(FailureKind::ContextLength),
@@ -718,14 +845,15 @@ fn a_person_may_have_it_summarised() {
     let mut bench = long(3, 10, json!({}));
     let mut prompts = Vec::new();
     let compacted =
-        compact(&bench.input, Some("keep numbers"), &mut bench.host, &mut summarises(&mut prompts)).unwrap();
+        compact_with(&bench.input, Some("keep numbers"), &mut bench.host, &mut summarises(&mut prompts)).unwrap();
     assert_eq!(compacted.unwrap().first_kept, 7);
     let Message::User(parts) = &prompts[0].messages[0] else { panic!() };
     assert!(matches!(&parts[0], Part::Text(text) if text.contains("The person adds: keep numbers")));
     assert!(bench.host.told.contains(&RunEvent::CompactionEnd { will_retry: false }));
     bench.input.run_id = "again".to_owned();
-    let again = compact(&bench.input, None, &mut bench.host, &mut summarises(&mut Vec::new())).unwrap();
+    let again = compact_with(&bench.input, None, &mut bench.host, &mut summarises(&mut Vec::new())).unwrap();
     assert_eq!(again, None, "only the newest turn is left");
-    let refused = compact(&long(3, 10, json!({})).input, None, &mut bench.host, &mut |_, _| fails(FailureKind::Auth));
+    let refused =
+        compact_with(&long(3, 10, json!({})).input, None, &mut bench.host, &mut |_, _| fails(FailureKind::Auth));
     assert!(refused.is_ok_and(|done| done.is_none()));
 }

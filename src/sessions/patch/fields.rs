@@ -73,6 +73,8 @@ fields! {
     "toolOverrides",     V4,   Heavy, Clears,  OVERRIDES,                          tool_overrides;
     "sendPolicy",        Both, Heavy, Clears,  Shape::Word(&["allow", "deny"]),    keep;
     "groupActivation",   Both, Heavy, Clears,  Shape::Word(&["mention", "always"]), keep;
+    // Ours on both protocols (MODEL-55).
+    "modelPinning",      Both, Light, Clears,  Shape::Word(&["prefer", "strict"]), keep;
     // Ours on both protocols (SES-44).
     "queueMode",         Both, Heavy, Clears,  NAME,                               queue_mode;
     "spawnedBy",         V3,   Heavy, Clears,  NAME,                               spawned_by;

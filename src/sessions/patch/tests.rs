@@ -85,6 +85,7 @@ fn sample(name: &str) -> (Value, Value) {
         "toolOverrides" => same(json!({ "webSearch": false })),
         "sendPolicy" => same(json!("deny")),
         "groupActivation" => same(json!("always")),
+        "modelPinning" => same(json!("strict")),
         "queueMode" => (json!("steer+backlog"), json!("steer-backlog")),
         "spawnedBy" => same(json!("agent:main:parent")),
         "spawnDepth" => same(json!(2)),
