@@ -170,7 +170,7 @@ impl Round<'_, '_> {
             self.note(model, None, AttemptOutcome::Error(trouble::failure(FailureKind::NoModel, why)));
             return Err(Next::Model);
         };
-        if let Some(why) = provider.problem() {
+        if let Some(why) = self.models.problem(model) {
             let failure = trouble::failure(FailureKind::Auth, format!("{model}: {why}"));
             self.note(model, None, AttemptOutcome::Error(failure));
             return Err(Next::Model);
@@ -288,7 +288,7 @@ impl Round<'_, '_> {
             None => {
                 let request = format::request(facts.api, &target, self.prompt);
                 let headers = headers(provider, &facts.headers, facts.api, &request, profile);
-                self.send(provider, &request, &headers, Reader::new(facts.api, &target))
+                self.send(provider, request, &headers, Reader::new(facts.api, &target))
             }
         };
         let profile_id = profile.map(|profile| profile.id.as_str());
@@ -310,16 +310,18 @@ impl Round<'_, '_> {
     fn send(
         &mut self,
         provider: &Provider,
-        request: &Request,
+        request: Request,
         headers: &[(String, String)],
         mut reader: Reader,
     ) -> Result<Answer, Failure> {
-        let mut body = request.body.clone();
+        let Request { path, body: mut fields, .. } = request;
         for (name, value) in &provider.defaults {
-            body.entry(name.clone()).or_insert_with(|| value.clone());
+            fields.entry(name.clone()).or_insert_with(|| value.clone());
         }
-        let body = serde_json::to_vec(&body).expect("a map of values is JSON");
-        let url = join(&provider.base_url, &request.path);
+        let body = serde_json::to_vec(&fields).expect("a map of values is JSON");
+        // It holds every picture once more, and an answer takes its time.
+        drop(fields);
+        let url = join(&provider.base_url, &path);
         let post = Post {
             url: &url,
             headers,

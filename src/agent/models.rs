@@ -108,6 +108,8 @@ pub struct ModelFacts {
     pub cost: Prices,
     /// Whether the configuration names it, rather than the catalogue.
     pub is_configured: bool,
+    /// Why it cannot be asked, whatever its provider can.
+    pub problem: Option<String>,
     pub(super) quirks: Quirks,
     pub(super) headers: Vec<(String, Secret)>,
 }
@@ -299,7 +301,9 @@ impl Models {
             choices.into_iter().any(|chosen| *chosen == model)
         };
         match &self.allowed {
-            Some(allowed) if !allowed.contains(&model) && !is_chosen() => Err(ModelNameError::NotAllowed(model)),
+            Some(allowed) if !allowed.iter().any(|allowed| allows(allowed, &model)) && !is_chosen() => {
+                Err(ModelNameError::NotAllowed(model))
+            }
             _ => Ok(model),
         }
     }
@@ -455,6 +459,14 @@ impl Models {
         }
     }
 
+    /// Why a model cannot be asked, as far as is known without asking it.
+    pub fn problem(&self, model: &ModelRef) -> Option<String> {
+        let Some(provider) = self.provider(&model.provider) else {
+            return Some(format!("nobody is known as {}", model.provider));
+        };
+        provider.problem().or_else(|| self.facts(model)?.problem.clone())
+    }
+
     /// Ids of the providers that are configured or have credentials.
     pub fn provider_ids(&self) -> impl Iterator<Item = &str> {
         let is_there = |provider: &&Provider| provider.is_configured || provider.has_credentials();
@@ -494,10 +506,20 @@ impl Models {
             sees_images: true,
             cost: Prices::default(),
             is_configured: false,
+            problem: None,
             quirks: provider.quirks,
             headers: Vec::new(),
         })
     }
+}
+
+/// Whether an entry of the allowlist means a model: itself, or all that begin so (`provider/*`).
+fn allows(allowed: &ModelRef, model: &ModelRef) -> bool {
+    let is_meant = match allowed.model.strip_suffix('*') {
+        Some(prefix) => model.model.starts_with(prefix),
+        None => model.model == allowed.model,
+    };
+    is_meant && allowed.provider == model.provider
 }
 
 /// The configured providers, then the built-in ones.
@@ -688,17 +710,22 @@ fn offered(written: &settings::Models, providers: &[Provider], secrets: &Secrets
 fn facts_of(model: &settings::Model, provider: &Provider, secrets: &Secrets<'_>) -> ModelFacts {
     let known = CATALOG.iter().find(|entry| entry.provider == provider.id && entry.id == model.id);
     let mut headers = Vec::new();
-    // A header that cannot be had is left out: the provider says what it misses.
-    let _ = fetch_headers(&model.headers, secrets, &mut headers);
+    let mut problem = fetch_headers(&model.headers, secrets, &mut headers).err();
+    let api = model.api.as_deref().map(|word| Api::of(word).ok_or_else(|| format!("the API `{word}` is not built")));
+    let api = api.unwrap_or(Ok(provider.api)).unwrap_or_else(|why| {
+        problem = Some(why);
+        provider.api
+    });
     ModelFacts {
         name: model.name.clone(),
-        api: model.api.as_deref().and_then(Api::of).unwrap_or(provider.api),
+        api,
         context_window: model.context_window.or(known.map(|entry| entry.context_window)),
         max_tokens: model.max_tokens.or(known.map(|entry| entry.max_tokens)),
         reasoning: model.reasoning || known.is_some_and(|entry| entry.reasoning),
         sees_images: model.input.iter().any(|kind| kind == "image"),
         cost: prices_of(&model.cost),
         is_configured: true,
+        problem,
         quirks: compat::overlaid(provider.quirks, &model.compat),
         headers,
     }
@@ -719,6 +746,7 @@ fn facts_of_entry(entry: &catalog::Entry, provider: &Provider) -> ModelFacts {
         sees_images: entry.sees_images,
         cost: Prices { input, output, cache_read, cache_write },
         is_configured: false,
+        problem: None,
         quirks: provider.quirks,
         headers: Vec::new(),
     }

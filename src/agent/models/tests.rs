@@ -62,7 +62,7 @@ fn names_become_models() {
     check(&models, "STUB/x/y", Ok("stub/x/y"));
     check(&models, "claude/sonnet-4.5", Ok("anthropic/claude-sonnet-4-5"));
     check(&models, "opus-4.6", Ok("anthropic/claude-opus-4-6"));
-    check(&models, "sonnet", Ok("anthropic/claude-sonnet-4-6"));
+    check(&models, "sonnet", Ok("anthropic/claude-sonnet-5"));
     check(&models, "openai/gpt-5.3-codex", Ok("openai-codex/gpt-5.3-codex"));
     check(&models, "b", Ok("stub/b"));
     check(&models, "gemini-2.5-pro", Ok("google/gemini-2.5-pro"));
@@ -83,6 +83,13 @@ fn people_choose_only_what_is_offered() {
     check(&models, "stub/c", Ok("stub/c"));
     check(&models, "stub/b", Ok("stub/b"));
     check(&models, "stub/d", Err("model not allowed: stub/d"));
+    let mut config = stub();
+    config["agents"]["defaults"]["models"] = json!({ "stub/d*": {} });
+    let models = models_in(config, &[]);
+    check(&models, "stub/d1", Ok("stub/d1"));
+    check(&models, "stub/c", Err("model not allowed: stub/c"));
+    check(&models, "openai/d1", Err("model not allowed: openai/d1"));
+    let models = models_in(stub(), &[]);
     assert_eq!(models.params(&models.resolve("stub/c").unwrap()).unwrap()["temperature"], 0);
 }
 
@@ -103,7 +110,7 @@ fn the_chain_is_the_wanted_model_the_fallbacks_the_default() {
     assert_eq!(words(&models.chain("half", None, Pinning::Prefer)), ["stub/c", "stub/b", "stub/a"]);
     let anthropic = ModelRef { provider: "anthropic".into(), model: "claude-opus-4-6".into() };
     let chain = models.chain("own", Some(&anthropic), Pinning::Prefer);
-    assert_eq!(words(&chain), ["anthropic/claude-opus-4-6", "stub/c", "stub/a", "openai/gpt-5.2"]);
+    assert_eq!(words(&chain), ["anthropic/claude-opus-4-6", "stub/c", "stub/a", "openai/gpt-5.4"]);
     assert_eq!(models.fallback_providers("openai-codex"), ["openai"], "only who has credentials");
 }
 
@@ -111,7 +118,7 @@ fn the_chain_is_the_wanted_model_the_fallbacks_the_default() {
 fn without_a_configured_model_the_first_with_credentials_is_asked() {
     assert!(models_in(json!({}), &[]).chain("main", None, Pinning::Prefer).is_empty());
     let models = models_in(json!({}), &[("GEMINI_API_KEY", "k")]);
-    assert_eq!(words(&models.chain("main", None, Pinning::Prefer)), ["google/gemini-3-pro-preview"]);
+    assert_eq!(words(&models.chain("main", None, Pinning::Prefer)), ["google/gemini-3.1-pro-preview"]);
     assert!(models.all().all(|(model, _)| model.provider == "google"));
     let replaced = json!({ "models": { "mode": "replace" } });
     assert_eq!(models_in(replaced, &[("GEMINI_API_KEY", "k")]).all().count(), 0);
@@ -122,6 +129,8 @@ fn facts_come_from_the_configuration_then_the_catalogue() {
     let config = json!({ "models": { "providers": { "anthropic": { "apiKey": "k", "models": [
         { "id": "claude-opus-4-6", "contextWindow": 5, "input": ["text"], "compat": { "supportsStore": true } },
         { "id": "own", "api": "openai-completions" },
+        { "id": "far", "api": "bedrock-converse-stream" },
+        { "id": "bare", "headers": { "x": "env:NOT_SET" } },
     ] } } } });
     let models = models_in(config, &[]);
     let facts = |model: &str| models.facts(&ModelRef { provider: "anthropic".into(), model: model.into() }).unwrap();
@@ -130,7 +139,12 @@ fn facts_come_from_the_configuration_then_the_catalogue() {
     assert!(opus.is_configured && opus.reasoning && opus.quirks.store);
     assert_eq!((facts("own").api, facts("own").context_tokens()), (Api::OpenAiCompletions, CONTEXT_WINDOW_DEFAULT));
     assert_eq!(facts("claude-sonnet-4-6").api, Api::AnthropicMessages);
-    assert_eq!(models.all().count(), 8, "two configured, six more of the catalogue");
+    let problem = |model: &str| facts(model).problem.clone().unwrap_or_default();
+    assert!(problem("far").contains("bedrock-converse-stream"), "{}", problem("far"));
+    assert!(problem("bare").contains("NOT_SET"), "{}", problem("bare"));
+    assert_eq!(models.problem(&ModelRef { provider: "anthropic".into(), model: "bare".into() }), Some(problem("bare")));
+    assert_eq!(models.problem(&ModelRef { provider: "anthropic".into(), model: "own".into() }), None);
+    assert_eq!(models.all().count(), 14, "four configured, ten more of the catalogue");
 }
 
 #[test]

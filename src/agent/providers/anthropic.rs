@@ -56,7 +56,7 @@ pub fn request(target: &Target<'_>, prompt: &Prompt) -> Request {
     let is_thinking = target.reasoning && prompt.thinking != Thinking::Off && may_think(target, prompt);
     if is_thinking && thinks_by_itself(target.model) {
         body.insert("thinking".to_owned(), json!({ "type": "adaptive" }));
-        body.insert("output_config".to_owned(), json!({ "effort": effort(prompt.thinking) }));
+        body.insert("output_config".to_owned(), json!({ "effort": effort(target.model, prompt.thinking) }));
     } else if is_thinking {
         max_tokens = max_tokens.max((2 * BUDGET_MIN).min(most));
         let budget = budget(prompt.thinking).min(max_tokens.saturating_sub(BUDGET_MIN));
@@ -65,12 +65,11 @@ pub fn request(target: &Target<'_>, prompt: &Prompt) -> Request {
         }
     }
     body.insert("max_tokens".to_owned(), json!(max_tokens));
-    let is_thinking = body.contains_key("thinking");
+    let has_own_ways = body.contains_key("thinking") || is_set_in_its_ways(target.model);
     for (name, value) in target.params {
         match name.as_str() {
             word if FOREIGN_WORDS.contains(&word) => {}
-            // A model that thinks chooses its words as it must.
-            "temperature" | "top_k" | "top_p" if is_thinking => {}
+            "temperature" | "top_k" | "top_p" if has_own_ways => {}
             "stop" => {
                 let stops = if value.is_array() { value.clone() } else { json!([value]) };
                 body.insert("stop_sequences".to_owned(), stops);
@@ -106,25 +105,34 @@ fn tool_choice(value: &Value) -> Option<Value> {
     }
 }
 
-/// Whether a model decides itself how long it thinks, and is told only how hard to try: every one from 4.6 on.
-fn thinks_by_itself(model: &str) -> bool {
-    let numbers = |family: &str| -> Option<(u32, u32)> {
-        let (_, version) = model.split_once(family)?;
-        let mut parts = version.split('-').map(str::parse::<u32>);
-        let major = parts.next()?.ok()?;
-        // A date is no version.
-        let minor = parts.next().and_then(Result::ok).filter(|minor| *minor < 100).unwrap_or(0);
-        Some((major, minor))
+/// The version of a model, as `claude-FAMILY-MAJOR-MINOR` says it; older names say it otherwise, and count as 0.
+fn version(model: &str) -> (u32, u32) {
+    let Some((_, rest)) = model.split_once("claude-") else { return (0, 0) };
+    let mut parts = rest.split(['-', '.']).skip(1).map(str::parse::<u32>);
+    let Some(Ok(major)) = parts.next().filter(|_| !rest.starts_with(|c: char| c.is_ascii_digit())) else {
+        return (0, 0);
     };
-    ["claude-opus-", "claude-sonnet-", "claude-haiku-"].iter().find_map(|f| numbers(f)).is_some_and(|v| v >= (4, 6))
+    // A date is no version.
+    let minor = parts.next().and_then(Result::ok).filter(|minor| *minor < 100).unwrap_or(0);
+    (major, minor)
 }
 
-fn effort(thinking: Thinking) -> &'static str {
+/// Whether a model decides itself how long it thinks, and is told only how hard to try.
+fn thinks_by_itself(model: &str) -> bool {
+    version(model) >= (4, 6)
+}
+
+/// Whether a model chooses its words as it must, and refuses to be told how.
+fn is_set_in_its_ways(model: &str) -> bool {
+    version(model) >= (4, 7)
+}
+
+fn effort(model: &str, thinking: Thinking) -> &'static str {
     match thinking {
         Thinking::Off | Thinking::Minimal | Thinking::Low => "low",
         Thinking::Medium => "medium",
-        Thinking::High => "high",
-        Thinking::Xhigh => "max",
+        Thinking::Xhigh if version(model) >= (4, 7) || model.contains("opus") => "max",
+        Thinking::High | Thinking::Xhigh => "high",
     }
 }
 

@@ -1,5 +1,5 @@
 //! The models of the built-in providers, as data (`catalog.json`): what they are called, how much they read and write,
-//! whether they think and see, what they cost. It helps to choose; no model is refused because it is not in it.
+//! whether they think and see, what they cost (0: not known). It helps to choose; no model is refused because it is not in it.
 
 use std::sync::LazyLock;
 

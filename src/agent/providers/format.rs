@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::table::Quirks;
 use super::trouble;
 use super::{anthropic, google, ollama, openai_chat, openai_responses};
-use crate::agent::talk::{Answer, Failure, FailureKind, Piece, Prompt, Said, StopReason, ToolCall, Usage};
+use crate::agent::talk::{Answer, Failure, FailureKind, Piece, Prompt, Said, StopReason, Thinking, ToolCall, Usage};
 
 /// Most bytes of words, thoughts and arguments taken from one answer; a longer one is a failure.
 pub const ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -400,6 +400,21 @@ pub fn plain_id(id: &str) -> String {
     crate::runtime::random::hex(digest.as_ref())[..ID_CHARS_MAX].to_owned()
 }
 
+/// How much to think, in OpenAI's words, as far as a model knows them; `None`: nothing is said of it.
+pub fn effort(model: &str, thinking: Thinking) -> Option<&'static str> {
+    let name = model.rsplit('/').next().unwrap_or(model);
+    let first_of_its_kind = name.strip_prefix("gpt-5").is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
+    let version = name.strip_prefix("gpt-").and_then(|rest| rest.split('-').next()?.parse::<f32>().ok());
+    Some(match thinking {
+        Thinking::Off => return None,
+        Thinking::Minimal if first_of_its_kind => "minimal",
+        Thinking::Minimal | Thinking::Low => "low",
+        Thinking::Medium => "medium",
+        Thinking::Xhigh if version.is_some_and(|version| version >= 5.2) => "xhigh",
+        Thinking::High | Thinking::Xhigh => "high",
+    })
+}
+
 /// Words of parts, each on its own line.
 pub fn joined_text(parts: &[crate::agent::talk::Part]) -> String {
     let texts: Vec<&str> = parts
@@ -444,6 +459,24 @@ mod tests {
         assert_eq!(calls[1].arguments, serde_json::json!({ "_raw": "[1]" }));
         assert!(!calls[1].id.is_empty());
         assert_eq!(answer.stop, StopReason::ToolUse, "it wants tools called, whatever it says");
+    }
+
+    #[test]
+    fn a_model_is_asked_for_no_effort_it_does_not_know() {
+        let cases = [
+            ("gpt-5", Thinking::Minimal, Some("minimal")),
+            ("openai/gpt-5-mini", Thinking::Minimal, Some("minimal")),
+            ("gpt-5.4", Thinking::Minimal, Some("low")),
+            ("gpt-5.4-mini", Thinking::Xhigh, Some("xhigh")),
+            ("gpt-6-sol", Thinking::Xhigh, Some("xhigh")),
+            ("gpt-5.1", Thinking::Xhigh, Some("high")),
+            ("openai/gpt-oss-120b", Thinking::Xhigh, Some("high")),
+            ("o3", Thinking::Medium, Some("medium")),
+            ("gpt-5", Thinking::Off, None),
+        ];
+        for (model, thinking, expected) in cases {
+            assert_eq!(effort(model, thinking), expected, "{model} {thinking:?}");
+        }
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub const ERROR_BYTES_MAX: u64 = 64 * 1024;
 /// last one soon, and a handshake costs it some hundred milliseconds.
 const KEPT_MAX: usize = 4;
 const KEPT_PER_PROVIDER_MAX: usize = 2;
-/// How long one is kept; providers close theirs after a minute or more.
+/// How long one is kept, looked at when the next request is made; providers close theirs after a minute or more.
 const KEPT_TIME_MAX: Duration = Duration::from_secs(20);
 /// How long the end of a stream is waited for after its last event; without it the connection is not kept.
 const TAIL_TIME: Duration = Duration::from_millis(20);

@@ -49,7 +49,7 @@ pub fn request(target: &Target<'_>, prompt: &Prompt) -> Request {
         body.insert("tools".to_owned(), prompt.tools.iter().map(tool).collect());
     }
     if target.reasoning {
-        think(quirks.thinking, prompt.thinking, &mut body);
+        think(quirks.thinking, target.model, prompt.thinking, &mut body);
     }
     for (name, value) in target.params {
         body.insert(name.clone(), value.clone());
@@ -58,16 +58,9 @@ pub fn request(target: &Target<'_>, prompt: &Prompt) -> Request {
 }
 
 /// Tells how much to think, in the provider's way.
-fn think(format: ThinkingFormat, thinking: Thinking, body: &mut Map<String, Value>) {
-    let effort = match thinking {
-        Thinking::Off => None,
-        Thinking::Minimal => Some("minimal"),
-        Thinking::Low => Some("low"),
-        Thinking::Medium => Some("medium"),
-        Thinking::High => Some("high"),
-        Thinking::Xhigh => Some("xhigh"),
-    };
-    match (format, effort) {
+fn think(how: ThinkingFormat, model: &str, thinking: Thinking, body: &mut Map<String, Value>) {
+    let effort = format::effort(model, thinking);
+    match (how, effort) {
         (ThinkingFormat::OpenAi, Some(effort)) => {
             body.insert("reasoning_effort".to_owned(), json!(effort));
         }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::format::{self, Flow, Gather, Request, Target, joined_text};
 use super::trouble;
 use crate::agent::talk::{
-    Answer, Failure, FailureKind, Message, Part, Piece, Prompt, Said, StopReason, Thinking, ToolResult, Usage,
+    Answer, Failure, FailureKind, Message, Part, Piece, Prompt, Said, StopReason, ToolResult, Usage,
 };
 
 /// Longest name of a conversation that the provider's cache takes, in characters.
@@ -59,7 +59,7 @@ pub fn request(target: &Target<'_>, prompt: &Prompt) -> Request {
         body.insert("tools".to_owned(), prompt.tools.iter().map(tool).collect());
     }
     if target.reasoning {
-        if let Some(effort) = effort(prompt.thinking) {
+        if let Some(effort) = format::effort(target.model, prompt.thinking) {
             body.insert("reasoning".to_owned(), json!({ "effort": effort, "summary": "auto" }));
         }
         body.insert("include".to_owned(), json!(["reasoning.encrypted_content"]));
@@ -83,17 +83,6 @@ pub fn request(target: &Target<'_>, prompt: &Prompt) -> Request {
         }
     }
     Request { path: "/responses".to_owned(), headers: Vec::new(), body }
-}
-
-fn effort(thinking: Thinking) -> Option<&'static str> {
-    Some(match thinking {
-        Thinking::Off => return None,
-        Thinking::Minimal => "minimal",
-        Thinking::Low => "low",
-        Thinking::Medium => "medium",
-        Thinking::High => "high",
-        Thinking::Xhigh => "xhigh",
-    })
 }
 
 /// `response_format`, whose schema lies one level deeper in chat completions.

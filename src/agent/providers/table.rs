@@ -279,12 +279,14 @@ pub fn canonical_model(provider: &str, model: &str) -> (String, String) {
 
 /// Short names of models, where the configuration does not give them another meaning (MODEL-04).
 pub static MODEL_ALIASES: &[(&str, &str)] = &[
-    ("opus", "anthropic/claude-opus-4-6"),
-    ("sonnet", "anthropic/claude-sonnet-4-6"),
-    ("gpt", "openai/gpt-5.2"),
-    ("gpt-mini", "openai/gpt-5-mini"),
-    ("gemini", "google/gemini-3-pro-preview"),
+    ("opus", "anthropic/claude-opus-5"),
+    ("sonnet", "anthropic/claude-sonnet-5"),
+    ("gpt", "openai/gpt-5.4"),
+    ("gpt-mini", "openai/gpt-5.4-mini"),
+    ("gpt-nano", "openai/gpt-5.4-nano"),
+    ("gemini", "google/gemini-3.1-pro-preview"),
     ("gemini-flash", "google/gemini-3-flash-preview"),
+    ("gemini-flash-lite", "google/gemini-3.1-flash-lite"),
 ];
 
 #[cfg(test)]

@@ -93,7 +93,11 @@ fn thinking_is_asked_for_as_the_model_takes_it() {
         (&adaptive["thinking"]["type"], &adaptive["output_config"]["effort"]),
         (&json!("adaptive"), &json!("medium"))
     );
-    assert_eq!(of("claude-opus-4-6", Thinking::Off, None)["thinking"], Value::Null);
+    let plain = of("claude-opus-4-6", Thinking::Off, None);
+    assert_eq!((&plain["thinking"], &plain["temperature"]), (&Value::Null, &json!(1)));
+    assert_eq!(of("claude-opus-4-8", Thinking::Off, None).get("temperature"), None, "it takes none");
+    assert_eq!(of("claude-sonnet-4-6", Thinking::Xhigh, None)["output_config"]["effort"], "high");
+    assert_eq!(of("claude-sonnet-5", Thinking::Xhigh, None)["output_config"]["effort"], "max");
     for (model, expected) in [
         ("claude-opus-4-5", false),
         ("claude-sonnet-4-20250514", false),
@@ -101,6 +105,8 @@ fn thinking_is_asked_for_as_the_model_takes_it() {
         ("claude-sonnet-4-6", true),
         ("anthropic/claude-opus-4-6", true),
         ("claude-opus-5", true),
+        ("claude-fable-5-1", true),
+        ("claude-3-7-sonnet-20250219", false),
         ("kimi-k2", false),
     ] {
         assert_eq!(thinks_by_itself(model), expected, "{model}");

@@ -1,5 +1,5 @@
 use super::*;
-use crate::agent::talk::{ToolCall, ToolSpec};
+use crate::agent::talk::{Thinking, ToolCall, ToolSpec};
 
 fn target() -> Target<'static> {
     Target::for_tests()
