@@ -57,6 +57,8 @@ const APPROVALS: Audience = Audience::Scope(Scope::Approvals);
 events! {
     /// The nonce, before anything else.
     CHALLENGE = "connect.challenge", true, Addressed, Addressed, Event;
+    /// What goes on in a run.
+    AGENT = "agent", true, READ, READ, Event;
     /// A run's answer as a person reads it.
     CHAT = "chat", true, READ, READ, Event;
     /// Who is here.
@@ -83,6 +85,8 @@ events! {
     CONFIG_CHANGED = "config.changed", false, READ, READ, DropIfSlow;
     /// A session came, changed or went.
     SESSIONS_CHANGED = "sessions.changed", false, READ, READ, DropIfSlow;
+    /// A run of a session uses a tool.
+    SESSION_TOOL = "session.tool", false, READ, READ, DropIfSlow;
     /// A message was added to a session.
     SESSION_MESSAGE = "session.message", false, READ, READ, Event;
     /// The model catalogue a client asked for when it connected.
@@ -128,6 +132,10 @@ pub enum For<'a> {
     SessionRunsOn(&'a SessionKey, Protocol),
     /// Those of another choice who speak one protocol.
     Those(&'a For<'a>, Protocol),
+    /// This one.
+    One(ConnId),
+    /// Those who follow changes of all sessions, but for this one.
+    SessionListBut(Option<ConnId>),
 }
 
 impl For<'_> {
@@ -137,6 +145,8 @@ impl For<'_> {
             For::All => true,
             For::On(protocol) => ready.caller.protocol == protocol,
             For::AllBut(one) => conn != one,
+            For::One(one) => conn == one,
+            For::SessionListBut(one) => subscriptions.sessions && one != Some(conn),
             For::SessionList => subscriptions.sessions,
             For::SessionMessages(key) => subscriptions.sessions || subscriptions.messages.contains(key),
             For::Those(_, protocol) if ready.caller.protocol != protocol => false,
@@ -180,11 +190,21 @@ impl Gateway {
         }
     }
 
+    /// Whether anybody would be sent this event; what nobody hears need not be written.
+    pub(super) fn is_heard(&self, kind: &EventKind, to: For<'_>) -> bool {
+        self.clients.all_ready().any(|(conn, ready)| to.includes(conn, ready) && kind.may_reach(ready))
+    }
+
     /// Sends an event to one connection, without a number: what is addressed is nobody else's gap.
     pub(super) fn send_event(&mut self, conn: ConnId, kind: &EventKind, payload: &Json) {
         let name = self.event_name(kind);
         let body = event_body(&name, Some(payload), None);
         let frame = OutFrame { body: Body::Own(body), tail: Tail::Unnumbered, class: kind.class };
+        self.effects.push_back(Effect::Send(conn, frame));
+    }
+
+    /// Sends a frame that is written already.
+    pub(super) fn send_frame(&mut self, conn: ConnId, frame: OutFrame) {
         self.effects.push_back(Effect::Send(conn, frame));
     }
 

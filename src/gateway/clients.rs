@@ -75,6 +75,8 @@ pub struct Caller {
 pub struct Caps {
     /// Wants `session.*`, `chat` and `agent` events only of sessions it subscribed to.
     pub session_scoped_events: bool,
+    /// Is shown the tools of runs it started.
+    pub tool_events: bool,
 }
 
 impl Caller {

@@ -102,8 +102,12 @@ impl Gateway {
     pub(super) fn report(&mut self, now: Now, report: Report) {
         let Report { origin, outcome } = report;
         self.active.ended(&origin);
-        if let Origin::Message(ticket) = origin {
-            return self.message_step(now, ticket, outcome);
+        match origin {
+            Origin::Message(ticket) => return self.message_step(now, ticket, outcome),
+            Origin::Run(no) | Origin::RunBegin(no) | Origin::RunEnd(no) => {
+                return self.run_step(now, &origin, no, outcome);
+            }
+            _ => {}
         }
         let outcome = outcome.map(|mut done| {
             let facts = std::mem::take(&mut done.facts);
@@ -118,7 +122,9 @@ impl Gateway {
                 self.answer_request(conn, &id, result);
             }
             Origin::Pairing(conn) => self.device_recorded(now, conn, outcome),
-            Origin::Message(_) => {}
+            // The run itself is told by who wrote for it.
+            Origin::RunStep(_) => {}
+            Origin::Message(_) | Origin::Run(_) | Origin::RunBegin(_) | Origin::RunEnd(_) => {}
             Origin::Page(conn) => {
                 if let Err(error) = outcome {
                     self.page_failed(conn, &error);

@@ -1,9 +1,15 @@
 //! What the core wants done. The shell carries it out and decides nothing.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crossbeam_channel::Receiver;
+
 use super::http::HttpResponse;
+use crate::agent::run::RunInput;
+use crate::agent::stop::Stop;
+use crate::intake::Message;
 use crate::protocol::ConnId;
 use crate::protocol::error::RpcError;
 use crate::protocol::frame::{Json, OutFrame};
@@ -39,6 +45,8 @@ pub enum Lane {
     Store,
     /// `defend-N`: judging.
     Defend,
+    /// `run-N`: an agent's run each.
+    Run,
 }
 
 /// How long the threads of one lane get to end after the connections have.
@@ -47,6 +55,8 @@ pub const JOIN_TIME_MAX: Duration = Duration::from_secs(5);
 pub const QUERY_THREADS: usize = 2;
 /// Most threads that judge, however many cores there are.
 pub const DEFEND_THREADS_MAX: usize = 16;
+/// Most runs at once, whatever `runtime.worker_concurrency` asks for.
+pub const RUN_THREADS_MAX: usize = 64;
 
 impl Lane {
     /// Its name, also that of its threads.
@@ -55,6 +65,7 @@ impl Lane {
             Lane::Query => "query",
             Lane::Store => "store",
             Lane::Defend => "defend",
+            Lane::Run => "run",
         }
     }
 
@@ -64,6 +75,7 @@ impl Lane {
             Lane::Query => QUERY_THREADS,
             Lane::Store => 1,
             Lane::Defend => std::thread::available_parallelism().map_or(1, usize::from).min(DEFEND_THREADS_MAX),
+            Lane::Run => RUN_THREADS_MAX,
         }
     }
 }
@@ -84,6 +96,14 @@ pub enum Origin {
     Pairing(ConnId),
     /// An inbound message waits to be judged or stored.
     Message(u64),
+    /// A run goes on on a thread of its own.
+    Run(RunNo),
+    /// A message's turn is being written down, so that its run can begin.
+    RunBegin(RunNo),
+    /// What a run added to the transcript while it goes on.
+    RunStep(RunNo),
+    /// What came of a run is being written down.
+    RunEnd(RunNo),
     /// An HTTP request waits for a file.
     Page(ConnId),
     /// Nobody waits.
@@ -111,7 +131,42 @@ pub enum Work {
     Store(StoreWork),
     /// Computes; told when it started, for its deadline.
     Defend(Box<dyn FnOnce(std::time::Instant) -> Done + Send>),
+    /// Runs an agent. Plain data, so that a simulation can decide what comes of it.
+    Run(Box<RunWork>),
 }
+
+/// An agent's run, with its lines to the loop.
+pub struct RunWork {
+    /// Which.
+    pub no: RunNo,
+    /// The inbox row of the message that names it.
+    pub turn_id: i64,
+    /// The session's id when it began. When it has another one, or is gone, the run has nothing to write to any more.
+    pub session_id: Option<String>,
+    /// What it starts with.
+    pub input: RunInput,
+    /// Stopped here, seen there.
+    pub stop: Stop,
+    /// Messages that are to reach it while it goes on.
+    pub steered: Receiver<Steered>,
+}
+
+/// A message that is offered to a run while it goes on.
+#[derive(Debug)]
+pub struct Steered {
+    /// Its own run's number, as long as it has not been taken.
+    pub no: RunNo,
+    /// Its row in the inbox.
+    pub inbox_id: i64,
+    /// Whether the run's end is its end (mode `steer`), or it has its own turn as well.
+    pub joins: bool,
+    /// What it says.
+    pub message: Arc<Message>,
+}
+
+/// Names a run within this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RunNo(pub u64);
 
 impl Work {
     /// Where it runs.
@@ -120,6 +175,7 @@ impl Work {
             Work::Query(_) => Lane::Query,
             Work::Store(_) => Lane::Store,
             Work::Defend(_) => Lane::Defend,
+            Work::Run(_) => Lane::Run,
         }
     }
 }

@@ -2,8 +2,9 @@
 
 use std::net::SocketAddr;
 
-use super::effect::{Lane, Origin, Report};
+use super::effect::{Lane, Origin, Report, RunNo};
 use super::http::HttpRequest;
+use crate::agent::run::RunEvent;
 use crate::protocol::ConnId;
 
 /// Something happened. Given to `Gateway::handle` one at a time, in one order.
@@ -21,6 +22,8 @@ pub enum Event<'a> {
     HttpGone(ConnId),
     /// A job finished.
     Report(Box<Report>),
+    /// A run tells what happens in it.
+    Told(RunNo, Box<RunEvent>),
     /// A job could not be started: its lane's queue is full.
     Shed(Origin, Lane),
     /// The time that `Gateway::deadline` named has passed.

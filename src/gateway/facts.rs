@@ -5,11 +5,12 @@ use serde_json::{Value, json};
 use super::Gateway;
 use super::broadcast::{self, For};
 use super::stability::{Details, Kind};
+use crate::agent::stop::Why;
 use crate::config::load::Loaded;
 use crate::protocol::frame::Json;
 use crate::protocol::session_key::SessionKey;
 use crate::runtime::clock::Now;
-use crate::sessions::row;
+use crate::sessions::{row, transcript};
 
 /// Something that changed, once it is durable.
 #[derive(Debug)]
@@ -62,6 +63,22 @@ pub enum Fact {
     Judged(Box<crate::defender::decision::Decision>),
     /// An inbound message is on disk, or had been there before.
     Accepted(Box<crate::intake::accept::Accepted>),
+    /// A message's turn is in the transcript of this session id.
+    TurnBegan {
+        /// The id.
+        session_id: String,
+    },
+    /// A run took a message that it was offered.
+    Steered {
+        /// The message's own run.
+        no: super::effect::RunNo,
+        /// The run that took it.
+        into: super::effect::RunNo,
+    },
+    /// A run's thread is done.
+    RunEnded(Box<crate::agent::run::RunEnd>),
+    /// What came of a run is on disk.
+    RunClosed,
     /// The configuration was read again because somebody asked, or written.
     Config(Box<Loaded>),
     /// Somebody asked for the configuration to be read again, in so many milliseconds.
@@ -95,11 +112,27 @@ pub enum Fact {
     },
 }
 
+impl Fact {
+    /// What a message that was added to a session changed; `row` is the session's.
+    pub fn of_added(key: &SessionKey, added: transcript::Added, reason: &'static str, row: Value) -> [Fact; 2] {
+        let transcript::Added { session, is_new_session: is_new, message, message_id, seq, .. } = added;
+        let reason = if is_new { "create" } else { reason };
+        let updated_at = session.updated_ms;
+        [
+            Fact::Session { key: key.clone(), reason, row: row.clone(), updated_at, is_new },
+            Fact::Message { key: key.clone(), message, message_id, seq, row },
+        ]
+    }
+}
+
 impl Gateway {
     /// Applies one fact.
     pub(super) fn apply(&mut self, now: Now, fact: Fact) {
         match fact {
             Fact::Session { key, reason, row, updated_at, is_new } => {
+                if matches!(reason, "reset" | "new") {
+                    self.stop_session(now, &key, Why::Rpc);
+                }
                 self.session_touched(&key, updated_at, is_new);
                 if is_new {
                     self.note_new_session(&key);
@@ -108,6 +141,7 @@ impl Gateway {
             }
             Fact::SessionGone { key, session_id } => {
                 self.health_cache = Default::default();
+                self.stop_session(now, &key, Why::Rpc);
                 self.sessions.removed(key.agent().unwrap_or_default(), key.as_str());
                 self.sessions_changed(&key, "delete", json!({ "sessionId": session_id }), now.wall_ms);
             }
@@ -129,6 +163,11 @@ impl Gateway {
             }
             // These belong to a message on its way, which takes them before they get here (`inbound`).
             Fact::Judged(_) | Fact::Accepted(_) => debug_assert!(false, "a message's fact without its message"),
+            // And these to a run, which takes them in `dispatch`.
+            Fact::TurnBegan { .. } | Fact::RunEnded(_) | Fact::RunClosed => {
+                debug_assert!(false, "a run's fact without its run");
+            }
+            Fact::Steered { no, into } => self.steered(no, into),
             Fact::Config(loaded) => self.take_config(now, *loaded),
             Fact::ReloadAfter(delay_ms) => self.reload.ask(now, delay_ms),
             Fact::ConfigSeen(loaded) => self.config_seen(now, *loaded),

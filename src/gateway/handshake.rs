@@ -195,7 +195,10 @@ impl Gateway {
             admission,
             address,
             name,
-            caps: Caps { session_scoped_events: params.has_cap("session-scoped-events") },
+            caps: Caps {
+                session_scoped_events: params.has_cap("session-scoped-events"),
+                tool_events: params.has_cap("tool-events"),
+            },
         };
         let request_id = request_id.to_owned();
         let admitted = Admitted { request_id, params, caller, device: proven, before: None, approved: None };

@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 
 use super::broadcast::{self, For};
 use super::effect::{Done, Effect, Job, Lane, Origin, Work};
+use super::runs::close::Verdict;
+use super::runs::{Asker, OfSession};
 use super::stability::{Details, Kind};
 use super::{Fact, Gateway, routes};
 use crate::defender::decision::{Action, Decision};
@@ -17,8 +19,8 @@ use crate::defender::event::DecisionEvent;
 use crate::defender::quarantine::Quarantine;
 use crate::defender::recent::RecentText;
 use crate::defender::request::ActionRequest;
-use crate::intake::accept::{self, Accepted};
-use crate::intake::{Message, Source};
+use crate::intake::Message;
+use crate::intake::accept::{self, Accepted, Begins};
 use crate::protocol::ConnId;
 use crate::protocol::error::RpcError;
 use crate::protocol::frame::Json;
@@ -26,7 +28,7 @@ use crate::protocol::session_key::SessionKey;
 use crate::protocol::version::Protocol;
 use crate::runtime::clock::Now;
 use crate::runtime::metrics;
-use crate::store::idempotency::{IDEMPOTENCY_ROWS_MAX, IDEMPOTENCY_TTL_MS};
+use crate::store::idempotency::IDEMPOTENCY_ROWS_MAX;
 
 /// Messages on their way at once; one more is refused as busy.
 pub const MESSAGES_MAX: usize = 256;
@@ -38,7 +40,7 @@ pub const PREVIEW_BYTES_MAX: usize = 160;
 /// Who waits to hear that a message was accepted.
 #[derive(Debug)]
 pub enum Waiter {
-    /// A request.
+    /// `chat.send`.
     Call {
         /// Whose.
         conn: ConnId,
@@ -46,6 +48,15 @@ pub enum Waiter {
         id: String,
         /// The session as the caller named it, which protocol 3 echoes.
         key_as_sent: String,
+    },
+    /// `agent`, which is answered twice.
+    Agent {
+        /// Whose.
+        conn: ConnId,
+        /// Its id.
+        id: String,
+        /// Whether the caller named the session; only then the first answer does.
+        names_session: bool,
     },
     /// A webhook, for one of the messages in its body.
     Hook {
@@ -61,13 +72,15 @@ struct OnItsWay {
     request: Arc<ActionRequest>,
     waiters: Vec<Waiter>,
     decision: Option<Decision>,
+    /// Set once it was handed to the store.
+    begins: Option<Begins>,
 }
 
-/// The outcome of a run, kept for who asks again.
+/// How a run ended, kept for who asks again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PastRun {
-    /// The answer to repeat, as JSON text.
-    pub response: String,
+    /// How.
+    pub verdict: Verdict,
     /// When it is forgotten.
     pub expires_ms: i64,
 }
@@ -108,7 +121,8 @@ impl Inbound {
         self.on_their_way.is_empty()
     }
 
-    fn remember(&mut self, run_id: String, run: PastRun) {
+    /// Keeps how a run ended.
+    pub(super) fn remember(&mut self, run_id: String, run: PastRun) {
         if self.past.insert(run_id.clone(), run).is_none() {
             self.past_order.push_back(run_id);
         }
@@ -139,19 +153,24 @@ impl Inbound {
     }
 }
 
-/// What `chat.send` finds when it looks for its key.
+/// What is known of a run by its id.
 pub(super) enum Known {
     /// Nothing: it is new, or it is being accepted at this moment.
     New,
-    /// Its run ended: the answer to repeat.
-    Past(Value),
+    /// It is on its way.
+    Open,
+    /// It ended, like this.
+    Past(Verdict),
 }
 
 impl Gateway {
     /// Looks for a run by its id.
     pub(super) fn known_run(&self, run_id: &str, now_ms: i64) -> Known {
+        if self.runs.is_open(run_id) {
+            return Known::Open;
+        }
         match self.inbound.past.get(run_id).filter(|run| run.expires_ms > now_ms) {
-            Some(run) => Known::Past(serde_json::from_str(&run.response).unwrap_or(Value::Null)),
+            Some(run) => Known::Past(run.verdict.clone()),
             None => Known::New,
         }
     }
@@ -183,7 +202,7 @@ impl Gateway {
         let rules = Arc::clone(&self.rules);
         let judged = Arc::clone(&request);
         let limit = self.config.settings.runtime.eval_timeout;
-        let way = OnItsWay { message: Arc::new(message), request, waiters: vec![waiter], decision: None };
+        let way = OnItsWay { message: Arc::new(message), request, waiters: vec![waiter], decision: None, begins: None };
         self.inbound.on_their_way.insert(ticket, way);
         let work = Work::Defend(Box::new(move |started| {
             let decision = rules.evaluate(&judged, || started.elapsed() > limit);
@@ -215,6 +234,9 @@ impl Gateway {
             Err(error) => {
                 if let Some(way) = self.inbound.on_their_way.remove(&ticket) {
                     self.note_processed(&way.message, "error");
+                    if way.begins == Some(Begins::Now) {
+                        self.release_run(&way.message);
+                    }
                     for waiter in way.waiters {
                         self.tell_waiter(waiter, Err(error.clone()));
                     }
@@ -223,20 +245,42 @@ impl Gateway {
         }
     }
 
+    /// Its decision is there. Messages of one session go to the store in the order they came, however long each was
+    /// judged: the transcript and the runs have that order.
     fn message_judged(&mut self, now: Now, ticket: u64, decision: Decision) {
         let Some(way) = self.inbound.on_their_way.get_mut(&ticket) else { return };
         way.decision = Some(decision.clone());
         let judged = Arc::clone(&way.message);
         self.note_judged(&judged, &decision);
+        let session = judged.session.clone();
+        let of_session = self.inbound.on_their_way.iter().filter(|(_, way)| way.message.session == session);
+        let ready: Vec<u64> = of_session
+            .take_while(|(_, way)| way.decision.is_some())
+            .filter(|(_, way)| way.begins.is_none())
+            .map(|(ticket, _)| *ticket)
+            .collect();
+        for ticket in ready {
+            self.write_message(now, ticket);
+        }
+    }
+
+    fn write_message(&mut self, now: Now, ticket: u64) {
         let Some(way) = self.inbound.on_their_way.get(&ticket) else { return };
         let (message, request, rules) = (Arc::clone(&way.message), Arc::clone(&way.request), Arc::clone(&self.rules));
+        let Some(decision) = way.decision.clone() else { return };
+        let begins = match decision.action {
+            Action::Block => Begins::Later,
+            Action::Allow | Action::Review => self.reserve_run(&message),
+        };
+        if let Some(way) = self.inbound.on_their_way.get_mut(&ticket) {
+            way.begins = Some(begins);
+        }
         let quarantine = Quarantine::new(self.config.settings.security.quarantine_dir.clone());
-        let run_error = self.no_model_message();
         let now_ms = now.wall_ms;
         let work = Work::Store(Box::new(move |db| {
             let (masked, _) = rules.scrub(&message.text);
             let end = masked.floor_char_boundary(PREVIEW_BYTES_MAX);
-            let accepted = accept::accept(db, &message, &decision, masked[..end].to_owned(), &run_error, now_ms)?;
+            let accepted = accept::accept(db, &message, &decision, masked[..end].to_owned(), begins, now_ms)?;
             if decision.action == Action::Block && matches!(accepted, Accepted::New(_)) {
                 // The decision stands whether or not its copy can be written.
                 if let Err(error) = quarantine.write(&rules, &request, &decision, now_ms) {
@@ -250,29 +294,17 @@ impl Gateway {
 
     fn message_accepted(&mut self, now: Now, ticket: u64, accepted: Accepted) {
         let Some(way) = self.inbound.on_their_way.remove(&ticket) else { return };
-        let OnItsWay { message, request, waiters, decision } = way;
-        let Some(decision) = decision else { return };
+        let OnItsWay { message, request, waiters, decision, begins } = way;
+        let (Some(decision), Some(begins)) = (decision, begins) else { return };
         let stored = match accepted {
-            // Saying "ok" to a second delivery of what was blocked would be a way to have it believed.
-            Accepted::Before { was_blocked: true, .. } => {
+            Accepted::New(stored) => *stored,
+            Accepted::Before { run_id, was_blocked } => {
                 self.note_processed(&message, "duplicate");
-                let error = RpcError::invalid("blocked by the defender when it was first delivered")
-                    .with_details(json!({ "code": "BLOCKED_BY_DEFENDER" }));
-                for waiter in waiters {
-                    self.tell_waiter(waiter, Err(error.clone()));
+                if begins == Begins::Now {
+                    self.release_run(&message);
                 }
-                return;
+                return self.message_came_before(now, &message, waiters, &run_id, was_blocked);
             }
-            Accepted::Before { run_id, was_blocked: false } => {
-                self.note_processed(&message, "duplicate");
-                let answer = json!({ "runId": run_id, "status": "ok" });
-                for waiter in waiters {
-                    let session = &message.session;
-                    self.tell_waiter(waiter, Ok(Receipt { run_id: &run_id, session, is_new: false, answer: &answer }));
-                }
-                return;
-            }
-            Accepted::New(stored) => stored,
         };
         self.note_processed(&message, if decision.action == Action::Block { "blocked" } else { "completed" });
         metrics::DECISIONS.increment(decision.action.as_str());
@@ -287,32 +319,38 @@ impl Gateway {
             return;
         }
         self.inbound.recent.remember(message.session.as_str(), &message.text, now.wall_ms);
-        let key_as_sent = waiters.iter().find_map(|waiter| match waiter {
-            Waiter::Call { key_as_sent, .. } => Some(key_as_sent.clone()),
+        let asker = waiters.iter().find_map(|waiter| match waiter {
+            Waiter::Call { conn, key_as_sent, .. } => {
+                Some(Asker { conn: *conn, second: None, key_as_sent: key_as_sent.clone() })
+            }
+            Waiter::Agent { conn, id, .. } => {
+                let key_as_sent = message.session.as_str().to_owned();
+                Some(Asker { conn: *conn, second: Some(id.clone()), key_as_sent })
+            }
             Waiter::Hook { .. } => None,
         });
-        let started = json!({ "runId": message.run_id, "status": "started" });
-        let again = json!({ "runId": message.run_id, "status": "in_flight" });
         for (idx, waiter) in waiters.into_iter().enumerate() {
-            let answer = if idx == 0 { &started } else { &again };
-            let receipt = Receipt { run_id: &message.run_id, session: &message.session, is_new: true, answer };
+            let receipt = Receipt {
+                run_id: &message.run_id,
+                session: &message.session,
+                is_new: true,
+                status: if idx == 0 { "started" } else { "in_flight" },
+                now_ms: now.wall_ms,
+            };
             self.tell_waiter(waiter, Ok(receipt));
         }
+        let of_session = OfSession {
+            id: stored.added.as_ref().map(|added| added.session.session_id.clone()),
+            wishes: stored.wishes,
+        };
         if let Some(added) = stored.added {
             let row = crate::sessions::row::wire_v4(&added.session, &self.session_rows(), now.wall_ms);
-            let model = self.session_rows().model_of(&added.session);
-            let chosen = (model.provider.map(str::to_owned), model.model.map(str::to_owned));
-            self.note_turn(&message, chosen, stored.run_error.is_some() && message.source == Source::Chat);
-            let updated_at = added.session.updated_ms;
-            let (key, is_new) = (message.session.clone(), added.is_new_session);
-            let reason = if is_new { "create" } else { "send" };
-            self.apply(now, Fact::Session { key: key.clone(), reason, row: row.clone(), updated_at, is_new });
-            let (message, message_id, seq) = (added.message, added.message_id, added.seq);
-            self.apply(now, Fact::Message { key, message, message_id, seq, row });
+            self.note_turn(&message);
+            for fact in Fact::of_added(&message.session, added, "send", row) {
+                self.apply(now, fact);
+            }
         }
-        if let Some(run_error) = stored.run_error.filter(|_| message.source == Source::Chat) {
-            self.end_run(now, &message, key_as_sent.as_deref(), &run_error);
-        }
+        self.run_accepted(now, &message, stored.inbox_id, begins, of_session, asker);
     }
 
     fn note_received(&mut self, message: &Message) {
@@ -353,25 +391,29 @@ impl Gateway {
         }
     }
 
-    /// Something was said in a session, and whether a run for it ended for want of the model it would ask.
-    fn note_turn(&mut self, message: &Message, model: (Option<String>, Option<String>), run_ended: bool) {
+    /// Something was said in a session.
+    fn note_turn(&mut self, message: &Message) {
         let source = message.session.agent().map(str::to_owned);
         self.note(Kind::TurnCreated, Details { source, channel: message.channel.clone(), ..Details::default() });
-        if run_ended {
-            let (provider, model) = model;
-            let phase = Some("model_unavailable");
-            self.note(Kind::RunPhase, Details { phase, provider, model, ..Details::default() });
-        }
     }
 
-    /// Ends a run that no model can answer, in the way clients show.
-    fn end_run(&mut self, now: Now, message: &Message, key_as_sent: Option<&str>, why: &str) {
-        let response = json!({ "runId": message.run_id, "status": "error", "summary": why });
-        let expires_ms = now.wall_ms + IDEMPOTENCY_TTL_MS;
-        self.inbound.remember(message.run_id.clone(), PastRun { response: response.to_string(), expires_ms });
-        let state = json!({ "state": "error", "errorMessage": why });
-        let as_sent = key_as_sent.unwrap_or(message.session.as_str());
-        self.chat_event(&message.run_id, &message.session, as_sent, 1, state);
+    /// A message that had been delivered before.
+    fn message_came_before(
+        &mut self,
+        now: Now,
+        message: &Message,
+        waiters: Vec<Waiter>,
+        run_id: &str,
+        was_blocked: bool,
+    ) {
+        // Saying "ok" to a second delivery of what was blocked would be a way to have it believed.
+        let error = RpcError::invalid("blocked by the defender when it was first delivered")
+            .with_details(json!({ "code": "BLOCKED_BY_DEFENDER" }));
+        for waiter in waiters {
+            let status = if self.runs.is_open(run_id) { "in_flight" } else { "ok" };
+            let receipt = Receipt { run_id, session: &message.session, is_new: false, status, now_ms: now.wall_ms };
+            self.tell_waiter(waiter, if was_blocked { Err(error.clone()) } else { Ok(receipt) });
+        }
     }
 
     /// Sends a `chat` event: the common fields and `state`'s. Protocol 3 hears the session's name as it was sent,
@@ -392,24 +434,15 @@ impl Gateway {
         }
     }
 
-    /// What a run without a model ends with: says what to configure.
-    fn no_model_message(&self) -> String {
-        match &self.config.settings.agents.defaults.model.primary {
-            None => format!(
-                "No model is configured. Set agents.defaults.model.primary and models.providers in {}.",
-                self.config.document.path.display()
-            ),
-            Some(model) => format!(
-                "This build of openclaw-rs cannot call models yet, so {model} was not asked. \
-                 The message is kept in the session."
-            ),
-        }
-    }
-
     fn tell_waiter(&mut self, waiter: Waiter, result: Result<Receipt<'_>, RpcError>) {
         match waiter {
             Waiter::Call { conn, id, .. } => {
-                let answer = result.and_then(|receipt| Json::of(receipt.answer));
+                let answer =
+                    result.and_then(|receipt| Json::of(&json!({ "runId": receipt.run_id, "status": receipt.status })));
+                self.answer_request(conn, &id, answer);
+            }
+            Waiter::Agent { conn, id, names_session } => {
+                let answer = result.and_then(|receipt| Json::of(&receipt.accepted(names_session)));
                 self.answer_request(conn, &id, answer);
             }
             Waiter::Hook { conn, idx } => {
@@ -431,7 +464,26 @@ struct Receipt<'a> {
     session: &'a SessionKey,
     /// Whether it had not been delivered before.
     is_new: bool,
-    answer: &'a Value,
+    /// `started`, `in_flight`, `ok`.
+    status: &'static str,
+    now_ms: i64,
+}
+
+impl Receipt<'_> {
+    /// The first answer of `agent`.
+    fn accepted(&self, names_session: bool) -> Value {
+        if self.status != "started" {
+            return json!({ "runId": self.run_id, "status": self.status });
+        }
+        let mut answer = json!({ "runId": self.run_id });
+        if names_session {
+            answer["sessionKey"] = json!(self.session.as_str());
+        }
+        answer["agentId"] = json!(self.session.agent());
+        answer["status"] = json!("accepted");
+        answer["acceptedAt"] = json!(self.now_ms);
+        answer
+    }
 }
 
 fn blocked(decision: &Decision) -> RpcError {

@@ -36,6 +36,7 @@ pub mod reference;
 pub mod reload;
 
 pub mod routes;
+pub mod runs;
 #[cfg(test)]
 mod simulation;
 pub mod stability;
@@ -186,6 +187,7 @@ pub struct Gateway {
     suspension: Option<suspend::Suspension>,
     stability: stability::Stability,
     inbound: inbound::Inbound,
+    runs: runs::Runs,
     /// HTTP requests that wait for a method's answer.
     http_calls: BTreeMap<ConnId, routes::HttpCall>,
     reload: reload::Reload,
@@ -215,6 +217,7 @@ impl Gateway {
             ..Entry::default()
         };
         own.describe_gateway();
+        let runs = runs::Runs::new(&config, &load_inputs, kept.cooldowns, kept.left, now.wall_ms);
         let tick = config.settings.gateway.server.tick_interval;
         metrics::RPC_REQUESTS.declare(table::sorted().iter().map(|method| method.name).chain([dispatch::UNKNOWN]));
         metrics::DECISIONS.declare([Action::Allow, Action::Review, Action::Block].map(Action::as_str));
@@ -256,6 +259,7 @@ impl Gateway {
             suspension: None,
             stability: stability::Stability::default(),
             inbound: inbound::Inbound::new(kept.runs),
+            runs,
             http_calls: BTreeMap::new(),
             next_tick: now.mono + tick,
             next_sweep: now.mono + PRESENCE_SWEEP,
@@ -276,6 +280,7 @@ impl Gateway {
                 self.http_calls.remove(&conn);
             }
             Event::Report(report) => self.report(now, *report),
+            Event::Told(no, event) => self.run_told(now, no, *event),
             Event::Shed(origin, lane) => self.shed(now, origin, lane),
             Event::Timer => self.timer(now),
             Event::Signal(Signal::Stop) => self.stop("server_shutdown"),
@@ -297,7 +302,8 @@ impl Gateway {
     pub fn deadline(&self) -> Option<Instant> {
         let earliest = self.next_tick.min(self.next_sweep).min(self.next_health).min(self.housekeeping.next());
         let suspended_until = self.suspension.as_ref().map(|held| held.until);
-        self.reload.next_poll().into_iter().chain(suspended_until).chain([earliest]).min()
+        let runs = self.runs.deadline(self.now);
+        self.reload.next_poll().into_iter().chain(suspended_until).chain(runs).chain([earliest]).min()
     }
 
     /// The configuration in force.
@@ -355,6 +361,7 @@ impl Gateway {
             self.refresh_health(now);
         }
         self.end_suspension(now);
+        self.tend_runs(now);
         self.keep_house(now);
         self.poll_config(now);
     }
@@ -365,6 +372,7 @@ impl Gateway {
             return;
         }
         self.save_system_events(self.now);
+        self.stop_all_runs();
         if let Ok(payload) = Json::of(&serde_json::json!({ "reason": reason })) {
             self.broadcast(&broadcast::SHUTDOWN, For::All, &payload);
         }
@@ -520,6 +528,7 @@ impl Gateway {
     /// What must hold between events; each clause says what.
     fn check_invariants(&self) -> bool {
         assert!(self.inbound.len() <= inbound::MESSAGES_MAX, "messages on their way are bounded");
+        self.runs.check_invariants();
         assert!(self.presence.len() <= presence::ENTRIES_MAX, "presence is bounded");
         for (conn, ready) in self.clients.all_ready() {
             assert_eq!(ready.caller.conn, conn, "a connection's caller is its own");

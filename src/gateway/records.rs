@@ -7,7 +7,11 @@ use serde_json::Value;
 use super::health::{RECENT_SESSIONS, SessionSummary};
 use super::inbound::PastRun;
 use super::pairing::{Devices, Paired, Pending};
+use super::runs::Left;
+use crate::agent::cooldown::Cooldowns;
+use crate::config::settings::scheduling::Wishes;
 use crate::protocol::error::RpcError;
+use crate::sessions::scheduler;
 use crate::store::StoreError;
 use crate::store::db::{Db, Queries};
 use crate::store::devices::{DeviceRow, PendingPairRow};
@@ -25,6 +29,8 @@ pub mod meta {
     pub const HEARTBEATS_ENABLED: &str = "heartbeats.enabled";
     /// The last heartbeat as JSON.
     pub const LAST_HEARTBEAT: &str = "heartbeats.last";
+    /// Resting accounts of model providers.
+    pub const COOLDOWNS: &str = "models.cooldowns";
     /// Wake words as a JSON list.
     pub const VOICEWAKE: &str = "voicewake.triggers";
     /// Waiting system events as a JSON list.
@@ -40,6 +46,10 @@ pub struct Kept {
     pub sessions: SessionSummary,
     /// Runs that may be asked about again.
     pub runs: Vec<(String, PastRun)>,
+    /// Messages whose runs have not ended, oldest first.
+    pub left: Vec<Left>,
+    /// Which accounts of model providers rest until when.
+    pub cooldowns: Cooldowns,
     /// Whether heartbeats are on.
     pub heartbeats_enabled: bool,
     /// The last one.
@@ -48,6 +58,31 @@ pub struct Kept {
     pub system_events: VecDeque<String>,
     /// Wake words.
     pub voicewake: Vec<String>,
+}
+
+/// What a session wants of its queue.
+fn session_wishes(db: &Queries, key: &str) -> Result<Wishes, StoreError> {
+    Ok(db.session(key)?.map(|session| scheduler::wishes(&session.entry)).unwrap_or_default())
+}
+
+/// Every message that is open.
+fn left(db: &Queries) -> Result<Vec<Left>, StoreError> {
+    let mut left = Vec::new();
+    let mut after_id = 0;
+    loop {
+        let rows = db.inbox_open(after_id)?;
+        let Some(last) = rows.last() else { return Ok(left) };
+        after_id = last.id;
+        for row in rows {
+            left.push(Left {
+                inbox_id: row.id,
+                message: read(&row.body)?,
+                begun: row.attempts,
+                turn: row.turn_id,
+                wishes: session_wishes(db, &row.session_key)?,
+            });
+        }
+    }
 }
 
 /// Reads all of it.
@@ -75,13 +110,16 @@ pub fn load(db: &Queries, now_ms: i64) -> Result<Kept, StoreError> {
         .filter(|row| row.state != RequestState::Running)
         .filter_map(|row| {
             let run_id = row.key.strip_prefix("chat:")?.to_owned();
-            Some((run_id, PastRun { response: row.response.unwrap_or_default(), expires_ms: row.expires_ms }))
+            let verdict = serde_json::from_str(&row.response?).ok()?;
+            Some((run_id, PastRun { verdict, expires_ms: row.expires_ms }))
         })
         .collect();
     let list = |key: &str| -> Result<Option<Vec<String>>, StoreError> {
         db.meta(key)?.map(|text| read::<Vec<String>>(&text)).transpose()
     };
     Ok(Kept {
+        left: left(db)?,
+        cooldowns: db.meta(meta::COOLDOWNS)?.map(|text| read(&text)).transpose()?.unwrap_or_default(),
         devices: Devices::load(paired, pending),
         sessions,
         runs,

@@ -187,6 +187,7 @@ impl Gateway {
         self.reload.kept_for_restart = None;
         self.keys = Arc::new(key_rules(&self.config));
         self.rules = Arc::new(rules);
+        self.runs.reconfigure(&self.config, &self.load_inputs);
         self.reload.complained = None;
         self.reload.next_poll = poll_interval(&self.config).map(|every| now.mono + every);
         self.next_tick = self.next_tick.min(now.mono + self.config.settings.gateway.server.tick_interval);

@@ -7,8 +7,11 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::clients::{Admission, Caller, Caps};
+use super::effect::RunWork;
 use super::pairing::TokenKey;
-use super::{Boot, Done, Effect, Event, Gateway, Job, Origin, Report, Setup, Snapshot, Work, records};
+use super::{Boot, Done, Effect, Event, Fact, Gateway, Job, Origin, Report, Setup, Snapshot, Work, records};
+use crate::agent::run::{Outcome, RunEnd};
+use crate::agent::talk::{Failure, FailureKind, Usage};
 use crate::config::load::{self, LoadInputs};
 use crate::defender::rules::Rules;
 use crate::intake::judge;
@@ -182,6 +185,8 @@ impl Stage {
             Work::Query(work) => work(&mut LazyReader::new(self.database.path())),
             Work::Store(work) => self.database.write(|db| work(db)).map_err(RpcError::from),
             Work::Defend(work) => Ok(work(Instant::now())),
+            // No model can be asked on this stage: a run ends as soon as it begins.
+            Work::Run(run) => Ok(Done { answer: None, facts: vec![Fact::RunEnded(Box::new(no_model(*run)))] }),
         };
         if matches!(origin, Origin::Request { .. }) {
             self.answers.push(match &outcome {
@@ -192,5 +197,24 @@ impl Stage {
             });
         }
         self.core.handle(self.now, Event::Report(Box::new(Report { origin, outcome })));
+    }
+}
+
+fn no_model(run: RunWork) -> RunEnd {
+    let failure = Failure {
+        kind: FailureKind::NoModel,
+        message: "no model is configured".to_owned(),
+        status: None,
+        retry_after_ms: None,
+    };
+    RunEnd {
+        outcome: Outcome::Failed(failure),
+        usage: Usage::default(),
+        attempts: Vec::new(),
+        tool_calls: 0,
+        steps: 0,
+        began_ms: 0,
+        ended_ms: 0,
+        cooldowns: run.input.cooldowns,
     }
 }

@@ -86,6 +86,7 @@ impl Gateway {
     /// Goes on. Whether there was anything to go on from.
     pub(super) fn resume(&mut self, now: Now, why: &str) -> bool {
         let was_held = self.suspension.take().is_some();
+        self.runs.stir();
         if was_held {
             log::info!("going on after a suspension why={why}");
             self.refresh_health(now);
@@ -102,7 +103,7 @@ impl Gateway {
 
     /// What is under way.
     pub(super) fn under_way(&self) -> Counts {
-        self.active.counts(self.inbound.len())
+        self.active.counts(self.inbound.len() + self.runs.counts().0)
     }
 
     /// `draining` while something is under way, then `ready`; `None` when nothing is suspended.

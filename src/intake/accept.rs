@@ -3,9 +3,10 @@
 use serde_json::{Value, json};
 
 use super::{Message, Source, activity};
+use crate::config::settings::scheduling::Wishes;
 use crate::defender::decision::{Action, Decision};
 use crate::protocol::error::RpcError;
-use crate::sessions::transcript;
+use crate::sessions::{scheduler, transcript};
 use crate::store::StoreError;
 use crate::store::db::Db;
 use crate::store::decisions::{Action as StoredAction, NewDecision};
@@ -28,10 +29,21 @@ pub enum Accepted {
 /// A new message on disk.
 #[derive(Debug)]
 pub struct Stored {
-    /// What was added to the transcript; `None` when the message was blocked.
+    /// Its row in the inbox, which stays open until its run has ended.
+    pub inbox_id: i64,
+    /// What was added to the transcript; `None` when the message was blocked, or waits for its turn.
     pub added: Option<transcript::Added>,
-    /// What a run ended with, when it ended at once.
-    pub run_error: Option<String>,
+    /// What the session wants of its queue.
+    pub wishes: Wishes,
+}
+
+/// When a message's run begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begins {
+    /// With its acceptance: the session is free.
+    Now,
+    /// When its turn comes.
+    Later,
 }
 
 /// The idempotency key of a message's run.
@@ -41,8 +53,6 @@ pub fn run_key(run_id: &str) -> String {
 
 /// Writes `message` and what was decided about it.
 ///
-/// `run_error` is what its run ends with at once: until a model can be asked, every run does.
-///
 /// # Errors
 /// The store's; nothing is written then.
 pub fn accept(
@@ -50,7 +60,7 @@ pub fn accept(
     message: &Message,
     decision: &Decision,
     preview: String,
-    run_error: &str,
+    begins: Begins,
     now_ms: i64,
 ) -> Result<Accepted, StoreError> {
     let body = serde_json::to_string(message).expect("a message is strings and numbers");
@@ -69,7 +79,9 @@ pub fn accept(
             return Ok(Accepted::Before { run_id: first.run_id, was_blocked: row.state == InboxState::Quarantined });
         }
     };
-    if message.source == Source::Chat && may_not_send(db, message)? {
+    let entry = db.session(message.session.as_str())?.map(|session| session.entry).unwrap_or_default();
+    // The session's own policy may refuse what clients send to it (SES-53). A refused message is not kept.
+    if message.source != Source::Hook && entry.get("sendPolicy").is_some_and(|policy| policy == "deny") {
         return Err(RpcError::invalid("send blocked by session policy").into());
     }
     db.decision_record(&NewDecision {
@@ -89,22 +101,85 @@ pub fn accept(
     if decision.action == Action::Block {
         db.inbox_set_state(inbox_id, InboxState::Quarantined, Some(&summary))?;
         activity::message_blocked(db, message, now_ms)?;
-        return Ok(Accepted::New(Box::new(Stored { added: None, run_error: None })));
+        return Ok(Accepted::New(Box::new(Stored { inbox_id, added: None, wishes: Wishes::default() })));
     }
-    db.inbox_set_state(inbox_id, InboxState::Done, Some(&summary))?;
-    let mut metadata = json!({ "runId": message.run_id, "idempotencyKey": message.dedupe_key });
+    db.inbox_set_state(inbox_id, InboxState::Queued, Some(&summary))?;
+    db.idempotency_begin(&run_key(&message.run_id), now_ms)?;
+    let added = match begins {
+        Begins::Later => None,
+        Begins::Now => Some(begin(db, inbox_id, message, now_ms)?),
+    };
+    Ok(Accepted::New(Box::new(Stored { inbox_id, added, wishes: scheduler::wishes(&entry) })))
+}
+
+/// A message's turn has come: it enters the transcript. Done again, it finds itself there.
+///
+/// # Errors
+/// The store's; nothing is written then.
+pub fn begin(db: &Db<'_>, inbox_id: i64, message: &Message, now_ms: i64) -> Result<transcript::Added, StoreError> {
+    begin_all(db, inbox_id, &[inbox_id], message, now_ms)
+}
+
+/// The same for several messages that are answered together, as the one message they make; `turn_id` is the row of the
+/// one that names the run.
+///
+/// # Errors
+/// The store's; nothing is written then.
+pub fn begin_all(
+    db: &Db<'_>,
+    turn_id: i64,
+    inbox_ids: &[i64],
+    message: &Message,
+    now_ms: i64,
+) -> Result<transcript::Added, StoreError> {
+    if db.inbox_begin(turn_id, inbox_ids)?.is_none() {
+        return Err(RpcError::invalid("the message has been dealt with").into());
+    }
+    let added = enter(db, message, now_ms)?;
+    if !added.existed {
+        activity::run_started(db, message, &added.session.session_id, now_ms)?;
+    }
+    Ok(added)
+}
+
+/// A message is taken by the run of another one, which goes by `turn_id`, while that goes on.
+///
+/// # Errors
+/// The store's; nothing is written then.
+pub fn join(
+    db: &Db<'_>,
+    inbox_id: i64,
+    turn_id: i64,
+    message: &Message,
+    now_ms: i64,
+) -> Result<transcript::Added, StoreError> {
+    if !db.inbox_join(inbox_id, turn_id)? {
+        return Err(RpcError::invalid("the message has been dealt with").into());
+    }
+    enter(db, message, now_ms)
+}
+
+/// Puts what a message says into its session's transcript.
+///
+/// # Errors
+/// The store's; nothing is written then.
+pub fn enter(db: &Db<'_>, message: &Message, now_ms: i64) -> Result<transcript::Added, StoreError> {
+    let mut metadata = json!({ "runId": message.run_id, "idempotencyKey": message.turn_key() });
     if let Some(sender) = &message.sender {
         metadata["sender"] = json!(sender);
     }
-    let idempotency_key = format!("{}:user", message.dedupe_key);
-    let added = transcript::add(
+    let mut content = vec![json!({ "type": "text", "text": message.text })];
+    for image in &message.wish.images {
+        content.push(json!({ "type": "image", "mimeType": image.mime_type, "data": image.base64 }));
+    }
+    transcript::add(
         db,
         &message.session,
         &transcript::New {
             role: "user",
-            content: json!([{ "type": "text", "text": message.text }]),
+            content: json!(content),
             metadata,
-            idempotency_key: Some(&idempotency_key),
+            idempotency_key: Some(&message.turn_key()),
             extra: &[],
             route: message.channel.as_deref().map(|channel| transcript::Route {
                 channel,
@@ -114,22 +189,7 @@ pub fn accept(
             }),
         },
         now_ms,
-    )?;
-    if message.source == Source::Chat {
-        let key = run_key(&message.run_id);
-        let response = json!({ "runId": message.run_id, "status": "error", "summary": run_error });
-        db.idempotency_begin(&key, now_ms)?;
-        db.idempotency_finish(&key, Err(&response.to_string()), now_ms)?;
-        activity::run_started(db, message, &added.session.session_id, now_ms)?;
-        activity::run_failed(db, message, &added.session.session_id, now_ms)?;
-    }
-    Ok(Accepted::New(Box::new(Stored { added: Some(added), run_error: Some(run_error.to_owned()) })))
-}
-
-/// Whether the session's own policy refuses what clients send to it (SES-53). A refused message is not kept.
-fn may_not_send(db: &Db<'_>, message: &Message) -> Result<bool, StoreError> {
-    let session = db.session(message.session.as_str())?;
-    Ok(session.is_some_and(|session| session.entry.get("sendPolicy").is_some_and(|policy| policy == "deny")))
+    )
 }
 
 fn stored_action(action: Action) -> StoredAction {

@@ -36,15 +36,21 @@ pub fn run_started(db: &Db<'_>, message: &Message, session_id: &str, now_ms: i64
     Ok(())
 }
 
-/// The run of `message` failed.
+/// The run of `message` ended; `status` is `succeeded`, `failed`, `cancelled` or `timed_out`.
 ///
 /// # Errors
 /// The store's.
-pub fn run_failed(db: &Db<'_>, message: &Message, session_id: &str, now_ms: i64) -> Result<(), StoreError> {
+pub fn run_finished(
+    db: &Db<'_>,
+    message: &Message,
+    session_id: &str,
+    status: &str,
+    now_ms: i64,
+) -> Result<(), StoreError> {
     db.activity_append(&ActivityRecord {
         kind: kind::RUN.to_owned(),
         action: "agent.run.finished".to_owned(),
-        status: "failed".to_owned(),
+        status: status.to_owned(),
         source_sequence: 2,
         session_id: Some(session_id.to_owned()),
         ..record(message, now_ms)
@@ -58,7 +64,7 @@ pub fn run_failed(db: &Db<'_>, message: &Message, session_id: &str, now_ms: i64)
 /// The store's.
 pub fn message_blocked(db: &Db<'_>, message: &Message, now_ms: i64) -> Result<(), StoreError> {
     let channel = message.channel.as_deref().unwrap_or(match message.source {
-        Source::Chat => "webchat",
+        Source::Chat | Source::Agent => "webchat",
         Source::Hook => "hook",
     });
     db.activity_append(&ActivityRecord {

@@ -3,7 +3,7 @@
 use ring::hmac;
 use serde_json::{Value, json};
 
-use super::{Message, Source, normalise};
+use super::{Message, Source, Wish, normalise};
 use crate::config::settings::hooks::Hooks;
 use crate::protocol::error::RpcError;
 use crate::protocol::session_key::{KeyRules, SessionKey, agent_id};
@@ -262,6 +262,7 @@ fn message(request: &impl Post, session: SessionKey, text: &str, now_ms: i64) ->
         account_id: None,
         thread_id: None,
         received_ms: now_ms,
+        wish: Wish::default(),
     })
 }
 
@@ -399,6 +400,7 @@ fn channel_message(
         account_id: target.account_id.clone().or_else(|| field(&["accountId", "account_id"])),
         thread_id: field(&["threadId", "topicId"]),
         received_ms: now_ms,
+        wish: Wish::default(),
     })
 }
 

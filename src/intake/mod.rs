@@ -22,6 +22,8 @@ use crate::protocol::session_key::SessionKey;
 pub enum Source {
     /// `chat.send`.
     Chat,
+    /// `agent`.
+    Agent,
     /// A webhook.
     Hook,
 }
@@ -31,6 +33,7 @@ impl Source {
     pub fn as_str(self) -> &'static str {
         match self {
             Source::Chat => "chat.send",
+            Source::Agent => "agent",
             Source::Hook => "hooks",
         }
     }
@@ -71,6 +74,55 @@ pub struct Message {
     pub thread_id: Option<String>,
     /// When it arrived, in milliseconds since 1970.
     pub received_ms: i64,
+    /// How it is to be answered.
+    #[serde(skip_serializing_if = "Wish::is_empty", default)]
+    pub wish: Wish,
+}
+
+/// How a sender wishes to be answered; kept with the message, so that a restart answers it the same way.
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Wish {
+    /// How much to think, in the words of `thinkingLevel`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub thinking: Option<String>,
+    /// A model for this answer alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// Further instructions for this answer alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub extra_system: Option<String>,
+    /// How long the answer may take in all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+    /// What happens when the session is busy, in the words of `queueMode`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue_mode: Option<String>,
+    /// Pictures that came with it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<Image>,
+}
+
+impl Wish {
+    /// Whether it wishes for nothing but a way to wait.
+    pub fn is_plain(&self) -> bool {
+        *self == Wish { queue_mode: self.queue_mode.clone(), ..Wish::default() }
+    }
+
+    /// Whether it wishes for nothing.
+    pub fn is_empty(&self) -> bool {
+        *self == Wish::default()
+    }
+}
+
+/// A picture that came with a message.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Image {
+    /// `image/png`, …
+    pub mime_type: String,
+    /// Its bytes in base64.
+    pub base64: String,
 }
 
 impl std::fmt::Debug for Message {
@@ -99,6 +151,11 @@ mod key_text {
 }
 
 impl Message {
+    /// The idempotency key of its turn in the transcript.
+    pub fn turn_key(&self) -> String {
+        format!("{}:user", self.dedupe_key)
+    }
+
     /// What the defender judges. `preceding` is the end of what the session said before.
     pub fn to_judge(&self, preceding: Option<&str>) -> ActionRequest {
         ActionRequest {

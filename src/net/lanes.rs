@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::mailbox::LoopSender;
-use crate::gateway::{Done, Job, Lane, Origin, Report, Work};
+use super::run_host::{self, Tools, Written};
+use crate::gateway::effect::RunWork;
+use crate::gateway::{Done, Fact, Job, Lane, Origin, Report, Work};
 use crate::protocol::error::RpcError;
 use crate::runtime::metrics;
 use crate::runtime::pool::{Panicked, Pool, Spec};
@@ -19,11 +21,16 @@ pub const QUERY_QUEUE_MAX: usize = 256;
 /// Judgements that may wait; more are shed, which the core turns into a decision that lets nothing pass.
 pub const DEFEND_QUEUE_MAX: usize = 256;
 
+/// Runs that may wait for a thread. The core begins no more than there are threads; room is needed only while a run
+/// that was given up still holds one.
+pub const RUN_QUEUE_MAX: usize = 64;
+
 /// All lanes.
 pub struct Lanes {
     query: Pool<Origin, LazyReader, Result<Done, RpcError>>,
     defend: Pool<Origin, (), Done>,
-    store: Writer<Report>,
+    run: Pool<Origin, Tools, Done>,
+    store: Writer<Written>,
     /// Jobs the store took and has not reported.
     store_unfinished: Arc<AtomicUsize>,
 }
@@ -31,7 +38,7 @@ pub struct Lanes {
 /// The store's writer with its reports going to the loop. Made before the loop runs, because live state may be written
 /// on the way up.
 pub struct StoreLane {
-    writer: Writer<Report>,
+    writer: Writer<Written>,
     unfinished: Arc<AtomicUsize>,
 }
 
@@ -46,7 +53,12 @@ impl StoreLane {
     ) -> Result<StoreLane, crate::store::StoreError> {
         let unfinished = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&unfinished);
-        let writer = Writer::start(database, move |report| {
+        let writer = Writer::start(database, move |written: Written| {
+            let Written { report, waits } = written;
+            if let Some((waits, outcome)) = waits {
+                // It has room for one. Nobody waits any more when the run was given up.
+                let _ = waits.try_send(outcome);
+            }
             sender.report(report);
             counter.fetch_sub(1, Ordering::AcqRel);
         })?;
@@ -90,7 +102,28 @@ impl Lanes {
             || (),
             move |origin, result| to_loop.report(Report { origin, outcome: result.map_err(|p| panicked(&p)) }),
         );
-        Lanes { query, defend, store: writer, store_unfinished: unfinished }
+        let run = Spec {
+            name: "run",
+            threads: Lane::Run.threads(),
+            queue_jobs_max: RUN_QUEUE_MAX,
+            stack_bytes: STACK_BYTES_DEEP,
+            depth: &metrics::RUN_DEPTH,
+            active: &metrics::RUN_ACTIVE,
+        };
+        let path = writer.path().to_owned();
+        let (handle, unfinished_writes) = (writer.handle(), Arc::clone(&unfinished));
+        let (to_loop, to_report) = (sender.clone(), sender.clone());
+        let run = Pool::new(
+            run,
+            move || Tools {
+                reader: LazyReader::tuned(path.clone(), tuning),
+                writer: handle.clone(),
+                unfinished_writes: Arc::clone(&unfinished_writes),
+                sender: to_loop.clone(),
+            },
+            move |origin, result| to_report.report(Report { origin, outcome: result.map_err(|p| panicked(&p)) }),
+        );
+        Lanes { query, defend, run, store: writer, store_unfinished: unfinished }
     }
 
     /// Starts a job.
@@ -107,6 +140,10 @@ impl Lanes {
                 self.defend.try_submit(origin, work).err().map(|(origin, _)| origin)
             }
             Work::Store(write) => self.write(origin, write),
+            Work::Run(work) => {
+                let work = Box::new(move |tools: &mut Tools| run(tools, *work));
+                self.run.try_submit(origin, work).err().map(|(origin, _)| origin)
+            }
         };
         match refused {
             None => Ok(()),
@@ -121,8 +158,8 @@ impl Lanes {
         let (origin_failed, origin_refused) = (origin.clone(), origin.clone());
         let job = WriteJob::new(
             #[expect(clippy::result_large_err, reason = "the store's own type, made once per failed job")]
-            move |db| Ok(Report { origin, outcome: Ok(write(db).map_err(Undo::Failed)?) }),
-            move |error| Report { origin: origin_failed, outcome: Err(error.into()) },
+            move |db| Ok(Report { origin, outcome: Ok(write(db).map_err(Undo::Failed)?) }.into()),
+            move |error| Report { origin: origin_failed, outcome: Err(error.into()) }.into(),
         );
         let handle = self.store.handle();
         // Counted before it is queued: the thread may report it before this function returns.
@@ -140,13 +177,17 @@ impl Lanes {
 
     /// Jobs taken and not yet reported.
     pub fn unfinished(&self) -> usize {
-        self.query.unfinished() + self.defend.unfinished() + self.store_unfinished.load(Ordering::Acquire)
+        self.query.unfinished()
+            + self.defend.unfinished()
+            + self.run.unfinished()
+            + self.store_unfinished.load(Ordering::Acquire)
     }
 
     /// Ends all threads, the store's last, within `limit`; logs those that did not end. Returns whether all did.
     pub fn stop(self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
-        let mut left = self.query.stop(deadline);
+        let mut left = self.run.stop(deadline);
+        left.extend(self.query.stop(deadline));
         left.extend(self.defend.stop(deadline));
         for name in &left {
             log::error!("a thread did not stop in time thread={name}");
@@ -159,6 +200,14 @@ impl Lanes {
             }
         }
     }
+}
+
+/// One run, from its first look at the transcript to its end.
+fn run(tools: &mut Tools, work: RunWork) -> Done {
+    let end = run_host::run(tools, work);
+    // An idle thread keeps no connection: there may be many, and the next run may be long in coming.
+    tools.reader.close();
+    Done { answer: None, facts: vec![Fact::RunEnded(Box::new(end))] }
 }
 
 /// What the store gets to close its file however long the others took.

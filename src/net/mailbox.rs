@@ -8,7 +8,9 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use mio::{Poll, Waker};
 
 use super::tokens;
+use crate::agent::run::RunEvent;
 use crate::gateway::Report;
+use crate::gateway::effect::RunNo;
 use crate::gateway::http::{HttpRequest, HttpResponse};
 use crate::runtime::metrics;
 
@@ -21,6 +23,8 @@ pub const POSTS_PER_TURN: usize = 256;
 pub enum Post {
     /// A job is finished.
     Report(Box<Report>),
+    /// A run tells what happens in it.
+    Told(RunNo, Box<RunEvent>),
     /// The control port was asked something.
     Ask(Box<Question>),
 }
@@ -47,6 +51,13 @@ impl LoopSender {
     /// care, and the report is dropped.
     pub fn report(&self, report: Report) {
         if self.posts.send(Post::Report(Box::new(report))).is_ok() {
+            self.wake();
+        }
+    }
+
+    /// Tells what happens in a run; waits while the loop is [`POSTS_MAX`] behind.
+    pub fn told(&self, no: RunNo, event: RunEvent) {
+        if self.posts.send(Post::Told(no, Box::new(event))).is_ok() {
             self.wake();
         }
     }

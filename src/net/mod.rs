@@ -24,6 +24,7 @@ pub mod lanes;
 pub mod limits;
 pub mod mailbox;
 pub mod outbox;
+pub mod run_host;
 mod serve;
 pub mod server;
 pub mod signals;

@@ -355,6 +355,7 @@ impl<C: Core> Server<C> {
         for _ in 0..self.mailbox.begin_turn() {
             match self.mailbox.take() {
                 Some(Post::Report(report)) => self.deliver(Event::Report(report)),
+                Some(Post::Told(no, event)) => self.deliver(Event::Told(no, event)),
                 Some(Post::Ask(question)) => {
                     self.asked_serial += 1;
                     let id = tokens::control_id(self.asked_serial);

@@ -134,6 +134,7 @@ impl Core for Echo {
                 }
                 None
             }
+            Event::Told(..) => None,
             Event::HttpGone(id) => Some(Seen::HttpGone(id.0)),
             Event::Report(report) => {
                 let Report { origin, outcome } = *report;

@@ -148,6 +148,8 @@ table! {
     TURNS: Counter = "openclaw_loop_turns_total", "Turns of the loop";
     QUERY_DEPTH: Gauge = "openclaw_query_queue_depth", "Jobs waiting for a query thread";
     QUERY_ACTIVE: Gauge = "openclaw_query_active", "Jobs being worked on by query threads";
+    RUN_DEPTH: Gauge = "openclaw_run_queue_depth", "Runs waiting for a thread";
+    RUN_ACTIVE: Gauge = "openclaw_run_active", "Agents at work";
     DEFEND_ACTIVE: Gauge = "openclaw_defend_active", "Messages being judged";
     DEFEND_DEPTH: Gauge = "openclaw_defend_queue_depth", "Jobs waiting for a defend thread";
     STORE_DEPTH: Gauge = "openclaw_store_queue_depth", "Jobs waiting for the store thread";

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use openclaw_rs::runtime::threads;
 use serde_json::json;
@@ -78,7 +79,8 @@ fn kill_9_in_the_middle_of_200_sends_loses_nothing_acknowledged_and_doubles_noth
     assert!(killed && kept.len() < all, "{} of {all} were acknowledged: the kill came too late", kept.len());
 
     let ann = server.client("ann", Proto::V4, &ConnectOptions::operator("ann"));
-    let before = histories(&ann);
+    // What had not had its turn has it now.
+    let before = histories_with(&ann, |messages| kept.iter().all(|n| count(messages, *n) > 0));
     for n in &kept {
         assert_eq!(count(&before, *n), 1, "message {n} was acknowledged before the kill");
     }
@@ -91,9 +93,21 @@ fn kill_9_in_the_middle_of_200_sends_loses_nothing_acknowledged_and_doubles_noth
             other => panic!("message {n}, sent again: {other:?}"),
         }
     }
-    let after = histories(&ann);
+    let after = histories_with(&ann, |messages| (0..all).all(|n| count(messages, n) > 0));
     for n in 0..all {
         assert_eq!(count(&after, n), 1, "message {n} after sending everything again");
+    }
+}
+
+/// All sessions' messages, once they are as they are to become, or time is up.
+fn histories_with(client: &Client, is_done: impl Fn(&[String]) -> bool) -> Vec<String> {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let messages = histories(client);
+        if is_done(&messages) || Instant::now() > deadline {
+            return messages;
+        }
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 

@@ -99,7 +99,8 @@ fn a_session_that_may_not_send_refuses_before_anything_is_kept() {
 
     ann.call("sessions.patch", json!({ "key": "quiet", "sendPolicy": null })).expect_ok();
     ann.call("chat.send", params).expect_ok();
-    assert_eq!(messages(&ann)["messages"].as_array().unwrap().len(), 1);
+    let said = messages(&ann)["messages"].as_array().unwrap().clone();
+    assert_eq!(said.iter().filter(|message| message["role"] == "user").count(), 1);
 }
 
 #[test]
@@ -110,6 +111,8 @@ fn a_session_answers_where_it_was_last_spoken_to() {
         let mut params = json!({ "sessionKey": "trip", "message": id, "idempotencyKey": id });
         params.as_object_mut().unwrap().extend(route.as_object().unwrap().clone());
         ann.call("chat.send", params).expect_ok();
+        // A message that comes while another one is answered changes the route when its own turn comes.
+        ann.call("agent.wait", json!({ "runId": id, "timeoutMs": 20_000 })).expect_ok();
         ann.call("sessions.describe", json!({ "key": "trip" })).expect_ok()["session"].clone()
     };
 

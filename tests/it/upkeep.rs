@@ -42,10 +42,14 @@ fn what_agents_did_is_listed_after_a_crash() {
     let ann = server.operator("ann");
     let params = json!({ "sessionKey": "agent:main:garden", "message": "hello", "idempotencyKey": "a-run" });
     ann.call("chat.send", params).expect_ok();
+    drop(ann);
 
     server.kill_and_restart();
 
-    let events = server.operator("ann").call("audit.activity.list", json!({ "runId": "a-run" })).expect_ok();
+    // Whether it ended before the kill or is run again after it: it began once and ended once.
+    let ann = server.operator("ann");
+    ann.call("agent.wait", json!({ "runId": "a-run", "timeoutMs": 20_000 })).expect_ok();
+    let events = ann.call("audit.activity.list", json!({ "runId": "a-run" })).expect_ok();
     let actions: Vec<_> = events["events"].as_array().unwrap().iter().map(|event| event["action"].clone()).collect();
     assert_eq!(actions, ["agent.run.finished", "agent.run.started"]);
 }

@@ -8,6 +8,35 @@ use crate::protocol::error::RpcError;
 use crate::protocol::params::{Count, NonEmpty};
 use crate::protocol::version::Protocol;
 
+/// Chat services that a message may name, whether or not this build speaks to them.
+const KNOWN: &[&str] = &[
+    "bluebubbles",
+    "discord",
+    "feishu",
+    "googlechat",
+    "imessage",
+    "irc",
+    "line",
+    "matrix",
+    "mattermost",
+    "msteams",
+    "nextcloud-talk",
+    "nostr",
+    "signal",
+    "slack",
+    "telegram",
+    "tlon",
+    "twitch",
+    "whatsapp",
+    "zalo",
+    "zalouser",
+];
+
+/// Whether there is a chat service of this name, in lower case.
+pub(super) fn is_known(name: &str) -> bool {
+    KNOWN.binary_search(&name).is_ok()
+}
+
 crate::methods! {
     "channels.status", Both, need::READ, need::READ, Loop status;
 }

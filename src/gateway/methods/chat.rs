@@ -1,11 +1,15 @@
 //! Talking to an agent: what was said, saying something, putting words in.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 
+use crate::agent::stop::Why;
 use crate::gateway::inbound::{Known, Waiter};
+use crate::gateway::runs::close::Verdict;
 use crate::gateway::table::{Call, QueryCx, StoreCx, need};
-use crate::gateway::{Effect, Fact, Gateway};
-use crate::intake::{Message, Source, normalise};
+use crate::gateway::{Fact, Gateway};
+use crate::intake::{Image, Message, Source, Wish, normalise};
 use crate::protocol::error::{ErrorCode, RpcError};
 use crate::protocol::frame::{Json, response_error};
 use crate::protocol::params::{Any, Count, Int, NonEmpty, Positive, Text};
@@ -198,32 +202,42 @@ crate::words! {
 
 /// Longest idempotency key in bytes.
 const IDEMPOTENCY_KEY_BYTES_MAX: usize = 256;
+/// Largest picture of a message, in bytes as decoded.
+pub const IMAGE_BYTES_MAX: usize = 5_000_000;
+/// Pictures of one message.
+pub const IMAGES_MAX: usize = 16;
 
 fn send(gateway: &mut Gateway, call: &Call, params: SendParams) -> Result<(), RpcError> {
     let text = normalise::text(&params.message)?;
-    let run_id = params.idempotency_key.0;
-    if run_id.len() > IDEMPOTENCY_KEY_BYTES_MAX {
-        return Err(RpcError::invalid(format!("idempotencyKey is longer than {IDEMPOTENCY_KEY_BYTES_MAX} bytes")));
-    }
-    if params.attachments.is_some_and(|list| !list.is_empty()) {
-        return Err(RpcError::unavailable("attachments cannot be stored by this build; send the text alone"));
-    }
-    if text.trim().is_empty() {
+    let run_id = run_id(params.idempotency_key.0)?;
+    let images = images(params.attachments)?;
+    if text.trim().is_empty() && images.is_empty() {
         return Err(RpcError::invalid("message or attachment required"));
     }
     let session = session_key(&params.session_key.0, params.agent_id.as_ref(), &gateway.keys)?;
     if normalise::is_stop_word(&text) {
-        let answer = Json::of(&json!({ "ok": true, "aborted": false, "runIds": [] }))?;
+        let now = gateway.now;
+        let run_ids = gateway.stop_session(now, &session, Why::Stop);
+        let answer = Json::of(&json!({ "ok": true, "aborted": !run_ids.is_empty(), "runIds": run_ids }))?;
         gateway.answer_request(call.conn(), &call.id, Ok(answer));
         return Ok(());
     }
     match gateway.known_run(&run_id, call.now_ms) {
         Known::New => {}
-        Known::Past(response) => {
-            repeat(gateway, call, &response)?;
+        Known::Open => {
+            let answer = Json::of(&json!({ "runId": run_id, "status": "in_flight" }))?;
+            gateway.answer_request(call.conn(), &call.id, Ok(answer));
             return Ok(());
         }
+        Known::Past(verdict) => return repeat(gateway, call, &run_id, &verdict),
     }
+    let wish = Wish {
+        thinking: params.thinking,
+        timeout_ms: params.timeout_ms.map(|ms| ms.0 as u64).filter(|ms| *ms > 0),
+        queue_mode: params.queue_mode.map(|mode| mode.as_str().to_owned()),
+        images,
+        ..Wish::default()
+    };
     let message = Message {
         source: Source::Chat,
         dedupe_key: run_id.clone(),
@@ -231,28 +245,79 @@ fn send(gateway: &mut Gateway, call: &Call, params: SendParams) -> Result<(), Rp
         session,
         text,
         command: None,
-        channel: Some(params.originating_channel.unwrap_or_else(|| "webchat".to_owned())),
+        channel: Some(params.originating_channel.unwrap_or_else(|| transcript::WEBCHAT.to_owned())),
         sender: Some(call.caller.name.clone()),
         to: params.originating_to,
         account_id: params.originating_account_id,
         thread_id: params.originating_thread_id,
         received_ms: call.now_ms,
+        wish,
     };
     let key_as_sent = params.session_key.0;
     gateway.receive(message, Waiter::Call { conn: call.conn(), id: call.id.clone(), key_as_sent })
 }
 
+/// A caller's idempotency key, which names the run.
+pub(super) fn run_id(key: String) -> Result<String, RpcError> {
+    if key.len() > IDEMPOTENCY_KEY_BYTES_MAX {
+        return Err(RpcError::invalid(format!("idempotencyKey is longer than {IDEMPOTENCY_KEY_BYTES_MAX} bytes")));
+    }
+    Ok(key)
+}
+
+/// The pictures that come with a message.
+pub(super) fn images(attachments: Option<Vec<Any>>) -> Result<Vec<Image>, RpcError> {
+    let attachments = attachments.unwrap_or_default();
+    if attachments.len() > IMAGES_MAX {
+        return Err(RpcError::invalid(format!("more than {IMAGES_MAX} attachments")));
+    }
+    attachments.iter().enumerate().map(|(idx, attachment)| image(idx, &attachment.0)).collect()
+}
+
+fn image(idx: usize, attachment: &Value) -> Result<Image, RpcError> {
+    let text = |name: &str| attachment.get(name).and_then(Value::as_str).map(str::trim).filter(|text| !text.is_empty());
+    let name = text("fileName").map_or_else(|| format!("attachment-{}", idx + 1), short);
+    let refuse = |why: &str| RpcError::invalid(format!("Error: attachment {name}: {why}"));
+    let content = text("content").ok_or_else(|| refuse("content must be base64 string"))?;
+    let (declared, base64) = match content.strip_prefix("data:").and_then(|rest| rest.split_once(";base64,")) {
+        Some((mime, base64)) => (Some(mime), base64),
+        None => (text("mimeType"), content),
+    };
+    let bytes = BASE64.decode(base64).map_err(|_| refuse("invalid base64 content"))?;
+    if bytes.len() > IMAGE_BYTES_MAX {
+        return Err(refuse(&format!("exceeds size limit ({} > {IMAGE_BYTES_MAX} bytes)", bytes.len())));
+    }
+    // What the bytes are counts, not what they are called.
+    let mime = sniff(&bytes).ok_or_else(|| match declared {
+        Some(mime) if !mime.starts_with("image/") => refuse("only images can be attached by this build"),
+        _ => refuse("it is no picture that this build knows (PNG, JPEG, GIF, WebP)"),
+    })?;
+    Ok(Image { mime_type: mime.to_owned(), base64: base64.to_owned() })
+}
+
+/// What kind of picture these bytes are.
+fn sniff(bytes: &[u8]) -> Option<&'static str> {
+    match bytes {
+        [0x89, b'P', b'N', b'G', ..] => Some("image/png"),
+        [0xff, 0xd8, 0xff, ..] => Some("image/jpeg"),
+        [b'G', b'I', b'F', b'8', ..] => Some("image/gif"),
+        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Some("image/webp"),
+        _ => None,
+    }
+}
+
 /// Answers as the run did before: a failure comes again as one, with what it said.
-fn repeat(gateway: &mut Gateway, call: &Call, response: &Value) -> Result<(), RpcError> {
-    let payload = Json::of(response)?;
-    if response.get("status").and_then(Value::as_str) != Some("error") {
+fn repeat(gateway: &mut Gateway, call: &Call, run_id: &str, verdict: &Verdict) -> Result<(), RpcError> {
+    if verdict.is_ok() || verdict.stop_reason.is_some() {
+        let payload = Json::of(&json!({ "runId": run_id, "status": "ok" }))?;
         gateway.answer_request(call.conn(), &call.id, Ok(payload));
         return Ok(());
     }
-    let why = response.get("summary").and_then(Value::as_str).unwrap_or("the run failed");
-    let error = RpcError::new(ErrorCode::Unavailable, why);
+    let summary = verdict.summary();
+    let payload = Json::of(&json!({ "runId": run_id, "status": "error", "summary": summary }))?;
+    let error = RpcError::new(ErrorCode::Unavailable, summary);
     let frame = response_error(&call.id, &error, Some(&payload), call.protocol());
-    gateway.effects.push_back(Effect::Send(call.conn(), frame));
+    gateway.send_frame(call.conn(), frame);
     Ok(())
 }
 
@@ -269,9 +334,18 @@ crate::params! {
 }
 
 fn abort(gateway: &mut Gateway, _call: &Call, params: AbortParams) -> Result<Value, RpcError> {
-    session_key(&params.session_key.0, params.agent_id.as_ref(), &gateway.keys)?;
-    // A run ends in the turn it begins, as long as no model is asked: there is never one to stop.
-    Ok(json!({ "ok": true, "aborted": false, "runIds": [] }))
+    let session = session_key(&params.session_key.0, params.agent_id.as_ref(), &gateway.keys)?;
+    let now = gateway.now;
+    let run_ids = match params.run_id {
+        None => gateway.stop_session(now, &session, Why::Rpc),
+        Some(run_id) => {
+            if gateway.session_of_run(&run_id.0).is_some_and(|own| *own != session) {
+                return Err(RpcError::invalid("runId does not match sessionKey"));
+            }
+            if gateway.stop_run(now, &run_id.0, Why::Rpc) { vec![run_id.0] } else { Vec::new() }
+        }
+    };
+    Ok(json!({ "ok": true, "aborted": !run_ids.is_empty(), "runIds": run_ids }))
 }
 
 crate::params! {
@@ -310,27 +384,13 @@ fn inject(cx: StoreCx<'_>, params: InjectParams) -> Result<(Value, Vec<Fact>), S
     };
     let added = transcript::add(cx.db, &key, &new, cx.call.now_ms)?;
     let shown = row::wire_v4(&added.session, &row::Context::of(&cx.snapshot.config), cx.call.now_ms);
-    let facts = vec![
-        Fact::Session {
-            key: key.clone(),
-            reason: "send",
-            row: shown.clone(),
-            updated_at: added.session.updated_ms,
-            is_new: added.is_new_session,
-        },
-        Fact::Message {
-            key: key.clone(),
-            message: added.message.clone(),
-            message_id: added.message_id.clone(),
-            seq: added.seq,
-            row: shown,
-        },
-        Fact::Injected {
-            key_as_sent: params.session_key.0,
-            key,
-            message: added.message,
-            message_id: added.message_id.clone(),
-        },
-    ];
-    Ok((json!({ "ok": true, "messageId": added.message_id }), facts))
+    let message_id = added.message_id.clone();
+    let injected = Fact::Injected {
+        key_as_sent: params.session_key.0,
+        key: key.clone(),
+        message: added.message.clone(),
+        message_id: message_id.clone(),
+    };
+    let facts = Fact::of_added(&key, added, "send", shown).into_iter().chain([injected]).collect();
+    Ok((json!({ "ok": true, "messageId": message_id }), facts))
 }

@@ -1,5 +1,6 @@
 //! The methods, one file a family: rows, parameters, results and handlers side by side.
 
+pub mod agent;
 pub mod agents;
 pub mod approvals;
 pub mod audit;
@@ -37,6 +38,7 @@ pub static FAMILIES: &[&[Method]] = &[
     device::METHODS,
     node::METHODS,
     agents::METHODS,
+    agent::METHODS,
     models::METHODS,
     channels::METHODS,
     chat::METHODS,

@@ -1,0 +1,242 @@
+//! What came of a run, written down in one transaction: the reply in the transcript, the session's counts, the inbox
+//! rows it dealt with, and the answer for whoever asks again.
+
+use serde_json::{Value, json};
+
+use super::steps;
+use crate::agent::cooldown::Cooldowns;
+use crate::agent::run::{Outcome, RunEnd};
+use crate::agent::stop::Why;
+use crate::agent::talk::{Failure, FailureKind, Usage};
+use crate::intake::accept::run_key;
+use crate::intake::activity;
+use crate::sessions::transcript;
+use crate::store::StoreError;
+use crate::store::db::Db;
+use crate::store::inbox::InboxState;
+use crate::store::sessions::SessionRow;
+
+/// A run's inbox rows and ids: its own, and those of messages that were answered with it.
+pub(super) type Items = Vec<(i64, String)>;
+
+/// How a run ended, in a word and for who asks again (`agent.wait`, a repeated call). Kept as JSON.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Verdict {
+    /// `ok` or `error`.
+    pub status: String,
+    /// When it began.
+    pub started_at: i64,
+    /// When it ended.
+    pub ended_at: i64,
+    /// What went wrong.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub error: Option<String>,
+    /// Why it was stopped.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub stop_reason: Option<String>,
+}
+
+impl Verdict {
+    /// Of a run's end.
+    pub fn of(end: &RunEnd) -> Verdict {
+        let (status, error, stop_reason) = match &end.outcome {
+            Outcome::Replied(_) => ("ok", None, None),
+            Outcome::Stopped { why: Why::Timeout, .. } => ("error", Some(timed_out()), Some("timeout".to_owned())),
+            Outcome::Stopped { why, .. } => ("error", None, Some(why.as_str().to_owned())),
+            Outcome::Failed(failure) => ("error", Some(failure.message.clone()), None),
+        };
+        Verdict { status: status.to_owned(), started_at: end.began_ms, ended_at: end.ended_ms, error, stop_reason }
+    }
+
+    /// Whether the run said what it had to say.
+    pub fn is_ok(&self) -> bool {
+        self.status == "ok"
+    }
+
+    /// What went wrong, or why it was stopped, as one sentence.
+    pub fn summary(&self) -> String {
+        match (&self.error, &self.stop_reason) {
+            (Some(error), _) => error.clone(),
+            (None, Some(why)) => format!("the run was stopped ({why})"),
+            (None, None) => "completed".to_owned(),
+        }
+    }
+}
+
+fn timed_out() -> String {
+    "the run took longer than it may".to_owned()
+}
+
+/// Whose end it is.
+pub(super) struct Whose<'a> {
+    /// The message that names it.
+    pub(super) message: &'a crate::intake::Message,
+    /// The session's id when the run began; `None`: not known.
+    pub(super) session_id: Option<&'a str>,
+    /// What it dealt with.
+    pub(super) items: &'a Items,
+    /// Whether it had its turn.
+    pub(super) has_begun: bool,
+}
+
+/// Writes it. Gives what was added to the transcript: the reply, what had been said of it, or what went wrong; `None`
+/// when there is nothing to add, as for a message that never had its turn.
+///
+/// # Errors
+/// The store's; nothing is written then, and the messages stay open.
+pub(super) fn close(
+    db: &Db<'_>,
+    whose: &Whose<'_>,
+    end: &RunEnd,
+    now_ms: i64,
+) -> Result<Option<transcript::Added>, StoreError> {
+    let Whose { message: asked, session_id, items, has_begun } = *whose;
+    let (session, run_id) = (&asked.session, asked.run_id.as_str());
+    let has_place = has_begun && steps::is_same(db, session, session_id)?;
+    let message = if has_place { new_message(run_id, end) } else { None };
+    let added = match message {
+        Some(message) => {
+            let new = transcript::New {
+                role: "assistant",
+                content: message.content,
+                metadata: json!({ "runId": run_id, "idempotencyKey": message.key }),
+                idempotency_key: Some(&message.key),
+                extra: &message.extra,
+                route: None,
+            };
+            Some(transcript::add(db, session, &new, now_ms)?)
+        }
+        None => None,
+    };
+    let after = match has_place {
+        true => db.session_update::<StoreError>(session.as_str(), now_ms, |row| {
+            count(row, end);
+            Ok(())
+        })?,
+        false => None,
+    };
+    if has_begun {
+        activity::run_finished(db, asked, session_id.unwrap_or_default(), status(end), now_ms)?;
+    }
+    let verdict = Verdict::of(end);
+    let response = serde_json::to_string(&verdict).expect("a verdict is strings and numbers");
+    let state = match (&end.outcome, has_begun) {
+        (Outcome::Failed(_), false) => InboxState::Dropped,
+        (Outcome::Failed(_), true) => InboxState::Failed,
+        (Outcome::Replied(_) | Outcome::Stopped { .. }, _) => InboxState::Done,
+    };
+    for (inbox_id, run_id) in items {
+        db.inbox_set_state(*inbox_id, state, None)?;
+        let outcome = if verdict.is_ok() { Ok(response.as_str()) } else { Err(response.as_str()) };
+        db.idempotency_finish(&run_key(run_id), outcome, now_ms)?;
+    }
+    Ok(added.map(|added| match after {
+        Some(session) => transcript::Added { session, ..added },
+        None => added,
+    }))
+}
+
+/// How it ended, in the words of the activity record.
+fn status(end: &RunEnd) -> &'static str {
+    match &end.outcome {
+        Outcome::Replied(_) => "succeeded",
+        Outcome::Failed(_) => "failed",
+        Outcome::Stopped { why: Why::Timeout, .. } => "timed_out",
+        Outcome::Stopped { .. } => "cancelled",
+    }
+}
+
+struct Message {
+    content: Value,
+    extra: Vec<(&'static str, Value)>,
+    key: String,
+}
+
+/// The message a run ends its transcript with; `None`: it has nothing to say.
+fn new_message(run_id: &str, end: &RunEnd) -> Option<Message> {
+    match &end.outcome {
+        Outcome::Replied(reply) => Some(Message {
+            content: reply.record.content.clone(),
+            extra: reply.record.extra.clone(),
+            key: reply.record.idempotency_key.clone(),
+        }),
+        Outcome::Stopped { why: Why::Shutdown, .. } => None,
+        Outcome::Stopped { partial, .. } if partial.trim().is_empty() => None,
+        Outcome::Stopped { why, partial } => Some(Message {
+            content: json!([{ "type": "text", "text": partial }]),
+            extra: by_whom(
+                end,
+                "aborted",
+                vec![("openclawAbort", json!({ "aborted": true, "origin": why.as_str(), "runId": run_id }))],
+            ),
+            key: format!("{run_id}:assistant"),
+        }),
+        Outcome::Failed(failure) => Some(Message {
+            content: json!([]),
+            extra: by_whom(end, "error", vec![("errorMessage", json!(failure.message))]),
+            key: format!("{run_id}:terminal-error"),
+        }),
+    }
+}
+
+/// Who was asked last, what it cost, and why it ended: the fields of an assistant's message.
+fn by_whom(end: &RunEnd, stop: &'static str, more: Vec<(&'static str, Value)>) -> Vec<(&'static str, Value)> {
+    let last = end.attempts.last();
+    let provider = last.map_or("openclaw", |attempt| attempt.provider.as_str());
+    let model = last.map_or("none", |attempt| attempt.model.as_str());
+    let mut extra = vec![
+        ("provider", json!(provider)),
+        ("model", json!(model)),
+        ("usage", usage(&end.usage)),
+        ("stopReason", json!(stop)),
+    ];
+    extra.extend(more);
+    extra
+}
+
+/// Tokens as transcripts and results show them.
+pub(super) fn usage(usage: &Usage) -> Value {
+    json!({
+        "input": usage.input,
+        "output": usage.output,
+        "cacheRead": usage.cache_read,
+        "cacheWrite": usage.cache_write,
+        "totalTokens": usage.total(),
+    })
+}
+
+/// Adds a run's tokens to its session and notes who answered.
+fn count(row: &mut SessionRow, end: &RunEnd) {
+    row.tokens.input += end.usage.input;
+    row.tokens.output += end.usage.output;
+    if let Outcome::Replied(reply) = &end.outcome {
+        // How full the context is, not what was spent.
+        row.tokens.total = reply.usage.total();
+        row.entry.insert("modelProvider".to_owned(), json!(reply.provider));
+        row.entry.insert("model".to_owned(), json!(reply.model));
+    }
+    let was_stopped = matches!(&end.outcome, Outcome::Stopped { .. });
+    row.entry.insert("abortedLastRun".to_owned(), json!(was_stopped));
+    row.entry.insert("systemSent".to_owned(), json!(true));
+}
+
+/// The end of a run that never came to itself.
+pub(super) fn failed_end(message: String, now_ms: i64) -> RunEnd {
+    let failure = Failure { kind: FailureKind::Unavailable, message, status: None, retry_after_ms: None };
+    bare_end(Outcome::Failed(failure), now_ms)
+}
+
+/// An end of which nothing but the outcome is known.
+pub(super) fn bare_end(outcome: Outcome, now_ms: i64) -> RunEnd {
+    RunEnd {
+        outcome,
+        usage: Usage::default(),
+        attempts: Vec::new(),
+        tool_calls: 0,
+        steps: 0,
+        began_ms: now_ms,
+        ended_ms: now_ms,
+        cooldowns: Cooldowns::default(),
+    }
+}

@@ -1,0 +1,78 @@
+//! What a run writes while it goes on. Called on the store thread, for a run that waits for it.
+
+use serde_json::json;
+
+use crate::agent::run::Record;
+use crate::config::load::Loaded;
+use crate::gateway::Fact;
+use crate::gateway::effect::{RunNo, Steered};
+use crate::intake::accept;
+use crate::protocol::error::RpcError;
+use crate::protocol::session_key::SessionKey;
+use crate::sessions::{row, transcript};
+use crate::store::StoreError;
+use crate::store::db::Db;
+
+/// Adds a run's messages to its session; says what changed.
+///
+/// # Errors
+/// The store's; nothing is written then.
+pub fn record(
+    db: &Db<'_>,
+    session: &SessionKey,
+    session_id: Option<&str>,
+    records: &[Record],
+    config: &Loaded,
+    now_ms: i64,
+) -> Result<Vec<Fact>, StoreError> {
+    if !is_same(db, session, session_id)? {
+        return Err(RpcError::invalid("the session was reset or deleted").into());
+    }
+    let mut facts = Vec::new();
+    for record in records {
+        let new = transcript::New {
+            role: record.role,
+            content: record.content.clone(),
+            metadata: json!({ "idempotencyKey": record.idempotency_key }),
+            idempotency_key: Some(&record.idempotency_key),
+            extra: &record.extra,
+            route: None,
+        };
+        let added = transcript::add(db, session, &new, now_ms)?;
+        if !added.existed {
+            let row = row::wire_v4(&added.session, &row::Context::of(config), now_ms);
+            facts.extend(Fact::of_added(session, added, "send", row));
+        }
+    }
+    Ok(facts)
+}
+
+/// Whether a session is still the one that a run began in.
+///
+/// # Errors
+/// The store's.
+pub(super) fn is_same(db: &Db<'_>, session: &SessionKey, session_id: Option<&str>) -> Result<bool, StoreError> {
+    Ok(db.session(session.as_str())?.is_some_and(|row| session_id.is_none_or(|id| id == row.session_id)))
+}
+
+/// The run `into`, which goes by the inbox row `turn_id`, takes a message that it was offered; says what changed.
+///
+/// # Errors
+/// The store's; nothing is written then.
+pub fn take(
+    db: &Db<'_>,
+    into: RunNo,
+    turn_id: i64,
+    steered: &Steered,
+    config: &Loaded,
+    now_ms: i64,
+) -> Result<Vec<Fact>, StoreError> {
+    let Steered { no, inbox_id, joins, message } = steered;
+    let added = match joins {
+        true => accept::join(db, *inbox_id, turn_id, message, now_ms)?,
+        false => accept::enter(db, message, now_ms)?,
+    };
+    let row = row::wire_v4(&added.session, &row::Context::of(config), now_ms);
+    let facts = Fact::of_added(&message.session, added, "send", row);
+    Ok(facts.into_iter().chain([Fact::Steered { no: *no, into }]).collect())
+}

@@ -1,0 +1,140 @@
+//! What a run may do to the rest of the program, on its own thread.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use super::mailbox::LoopSender;
+use crate::agent::run::{Host, Record, RunEnd, RunEvent};
+use crate::agent::stop::Stop;
+use crate::agent::turn;
+use crate::config::load::Loaded;
+use crate::gateway::effect::{RunNo, RunWork, Steered};
+use crate::gateway::runs::steps;
+use crate::gateway::{Done, Fact, Origin, Report};
+use crate::protocol::error::RpcError;
+use crate::protocol::session_key::SessionKey;
+use crate::runtime::clock;
+use crate::store::StoreError;
+use crate::store::db::{Db, Queries};
+use crate::store::reader::LazyReader;
+use crate::store::writer::{NotTaken, Undo, WriteJob, WriterHandle};
+
+/// How long a run waits for the store to take or to finish its step. A disk that slow ends the run with an error.
+pub const RECORD_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// What the store reports: to the loop, and to a thread that waits for it.
+pub(super) struct Written {
+    pub(super) report: Report,
+    pub(super) waits: Option<(Sender<Outcome>, Outcome)>,
+}
+
+/// What a waiting run is told of its step.
+pub(super) type Outcome = Result<(), RpcError>;
+
+impl From<Report> for Written {
+    fn from(report: Report) -> Written {
+        Written { report, waits: None }
+    }
+}
+
+/// What a thread of the run lane works with.
+pub(super) struct Tools {
+    pub(super) reader: LazyReader,
+    pub(super) writer: WriterHandle<Written>,
+    /// Writes the store took and has not reported.
+    pub(super) unfinished_writes: Arc<AtomicUsize>,
+    pub(super) sender: LoopSender,
+}
+
+/// Runs one agent's run to its end.
+pub(super) fn run(tools: &mut Tools, work: RunWork) -> RunEnd {
+    let RunWork { no, turn_id, session_id, input, stop, steered } = work;
+    let (session, config) = (input.session.clone(), Arc::clone(&input.config));
+    let mut host = RunHost { tools, no, turn_id, session_id, stop, steered, session, config };
+    turn::run(input, &mut host)
+}
+
+struct RunHost<'a> {
+    tools: &'a mut Tools,
+    no: RunNo,
+    turn_id: i64,
+    session_id: Option<String>,
+    stop: Stop,
+    steered: Receiver<Steered>,
+    session: SessionKey,
+    config: Arc<Loaded>,
+}
+
+impl Host for RunHost<'_> {
+    fn now_ms(&self) -> i64 {
+        clock::Now::read().wall_ms
+    }
+
+    fn stop(&self) -> &Stop {
+        &self.stop
+    }
+
+    fn store(&mut self) -> Result<&Queries, StoreError> {
+        self.tools.reader.get()
+    }
+
+    fn tell(&mut self, event: RunEvent) {
+        self.tools.sender.told(self.no, event);
+    }
+
+    fn record(&mut self, records: Vec<Record>) -> Result<(), StoreError> {
+        let (session, config, now_ms) = (self.session.clone(), Arc::clone(&self.config), self.now_ms());
+        let session_id = self.session_id.clone();
+        self.write(move |db| steps::record(db, &session, session_id.as_deref(), &records, &config, now_ms))
+    }
+
+    fn steered(&mut self) -> Vec<String> {
+        let mut texts = Vec::new();
+        for steered in self.steered.try_iter().collect::<Vec<_>>() {
+            let (into, turn_id, config, now_ms) = (self.no, self.turn_id, Arc::clone(&self.config), self.now_ms());
+            let text = steered.message.text.clone();
+            match self.write(move |db| steps::take(db, into, turn_id, &steered, &config, now_ms)) {
+                Ok(()) => texts.push(text),
+                // It was offered, not given: it keeps its own turn.
+                Err(error) => log::warn!("a message could not be taken into a run: {error}"),
+            }
+        }
+        texts
+    }
+}
+
+impl RunHost<'_> {
+    /// Writes, and waits until it is on disk; the loop is told what changed.
+    fn write(
+        &mut self,
+        write: impl FnOnce(&Db<'_>) -> Result<Vec<Fact>, StoreError> + Send + 'static,
+    ) -> Result<(), StoreError> {
+        let (tell, told) = bounded::<Outcome>(1);
+        let (tell_done, tell_failed, no) = (tell.clone(), tell, self.no);
+        let job = WriteJob::new(
+            #[expect(clippy::result_large_err, reason = "the store's own type, made once per failed job")]
+            move |db| {
+                let facts = write(db).map_err(Undo::Failed)?;
+                let report = Report { origin: Origin::RunStep(no), outcome: Ok(Done { answer: None, facts }) };
+                Ok(Written { report, waits: Some((tell_done, Ok(()))) })
+            },
+            move |error| {
+                let error: RpcError = error.into();
+                let report = Report { origin: Origin::RunStep(no), outcome: Err(error.clone()) };
+                Written { report, waits: Some((tell_failed, Err(error))) }
+            },
+        );
+        self.tools.unfinished_writes.fetch_add(1, Ordering::AcqRel);
+        if let Err(NotTaken::Full(_) | NotTaken::Stopped(_)) = self.tools.writer.submit(job, RECORD_TIME_MAX) {
+            self.tools.unfinished_writes.fetch_sub(1, Ordering::AcqRel);
+            return Err(RpcError::unavailable("the store takes nothing at the moment").into());
+        }
+        match told.recv_timeout(RECORD_TIME_MAX) {
+            Ok(outcome) => outcome.map_err(StoreError::from),
+            Err(_) => Err(RpcError::unavailable("the store did not answer in time").into()),
+        }
+    }
+}
