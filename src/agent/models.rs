@@ -2,9 +2,10 @@
 //! name becomes a model (MODEL-01 to -09, -50, -55, -56). Made from a configuration and never changed; a reload makes
 //! another.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use serde_json::{Map, Value};
@@ -222,6 +223,39 @@ impl Provider {
     /// Whether it was given credentials, or the configuration says that it needs none.
     fn has_credentials(&self) -> bool {
         self.problem().is_none() && (self.is_configured || self.profiles.iter().any(|profile| profile.secret.is_ok()))
+    }
+}
+
+/// The models of a configuration, made when the first run asks for them: that reads files and may run programs, which the
+/// loop must not wait for, and a gateway that is never spoken to need not do.
+pub struct LazyModels {
+    config: Arc<Loaded>,
+    environment: BTreeMap<String, String>,
+    made: OnceLock<Arc<Models>>,
+}
+
+impl fmt::Debug for LazyModels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LazyModels").field("is_made", &self.made.get().is_some()).finish_non_exhaustive()
+    }
+}
+
+impl LazyModels {
+    /// Those of a configuration and the environment it is in.
+    pub fn new(config: Arc<Loaded>, environment: BTreeMap<String, String>) -> LazyModels {
+        LazyModels { config, environment, made: OnceLock::new() }
+    }
+
+    /// The models; the first to ask makes them, and others wait for that. Never called on the loop.
+    pub fn get(&self) -> Arc<Models> {
+        let make = || {
+            let models = Models::new(&self.config, &|name| self.environment.get(name).cloned());
+            for problem in models.problems() {
+                log::warn!("a model provider cannot be asked: {problem}");
+            }
+            Arc::new(models)
+        };
+        Arc::clone(self.made.get_or_init(make))
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::cooldown::Cooldowns;
-use super::models::Models;
+use super::models::LazyModels;
 use super::stop::{Stop, Why};
 use super::talk::{Attempt, Failure, Part, Said, Thinking, Usage};
 use crate::config::load::Loaded;
@@ -27,7 +27,7 @@ pub struct RunInput {
     /// The defender's rules in force when it began.
     pub rules: Arc<Rules>,
     /// The models that may be asked, as configured when it began.
-    pub models: Arc<Models>,
+    pub models: Arc<LazyModels>,
     /// Which profiles rest, as known when it began.
     pub cooldowns: Cooldowns,
     /// What its caller asks for beyond what the session says.

@@ -67,9 +67,10 @@ impl Setting {
         let agent = input.session.agent().unwrap_or(DEFAULT_AGENT).to_owned();
         let of_agent = settings.agents.get(&agent).or_else(|| settings.agents.list.first());
         let (wanted, profile) = wanted(input, &session)?;
-        let chain = input.models.chain(&agent, wanted.as_ref(), pinning(&session));
+        let models = input.models.get();
+        let chain = models.chain(&agent, wanted.as_ref(), pinning(&session));
         let first = chain.first().cloned();
-        let facts = first.as_ref().and_then(|model| input.models.facts(model));
+        let facts = first.as_ref().and_then(|model| models.facts(model));
         let window = facts.map_or(CONTEXT_WINDOW_DEFAULT, ModelFacts::context_tokens);
         let window = runs.context_tokens.map_or(window, |tokens| tokens.min(window));
         let is_reasoning = facts.is_some_and(|facts| facts.reasoning);
@@ -161,7 +162,7 @@ fn head(text: &str, chars_max: usize) -> &str {
 fn wanted(input: &RunInput, session: &SessionRow) -> Result<(Option<ModelRef>, Option<String>), ModelNameError> {
     let text = |name: &str| session.entry.get(name).and_then(Value::as_str);
     if let Some(name) = &input.ask.model {
-        let (model, profile) = input.models.resolve_with_profile(name)?;
+        let (model, profile) = input.models.get().resolve_with_profile(name)?;
         return Ok((Some(model), profile));
     }
     let profile = text("authProfileOverride").map(str::to_owned);
@@ -170,7 +171,7 @@ fn wanted(input: &RunInput, session: &SessionRow) -> Result<(Option<ModelRef>, O
         Some(provider) => format!("{provider}/{model}"),
         None => model.to_owned(),
     };
-    match input.models.resolve(&name) {
+    match input.models.get().resolve(&name) {
         Ok(model) => Ok((Some(model), profile)),
         Err(error) => {
             log::warn!("agent: session {} asks for a model that may not be asked: {error}", session.key);

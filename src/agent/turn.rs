@@ -88,7 +88,7 @@ fn asker<'a>(
             pinned_profile: question.profile,
             preferred_profile: preferred.as_deref(),
         };
-        let asked = ask::ask(&input.models, cooldowns, question.chain, question.prompt, asking);
+        let asked = ask::ask(&input.models.get(), cooldowns, question.chain, question.prompt, asking);
         if let Ok(answered) = &asked.result {
             preferred = answered.profile.clone();
         }
@@ -459,7 +459,7 @@ impl Turn<'_> {
     fn about(&self, answered: &Answered) -> Vec<(&'static str, Value)> {
         let answer = &answered.answer;
         let stop = if answer.calls().next().is_some() { StopReason::ToolUse } else { answer.stop };
-        let prices = self.input.models.facts(&answered.model).map(|facts| facts.cost).unwrap_or_default();
+        let prices = self.input.models.get().facts(&answered.model).map(|facts| facts.cost).unwrap_or_default();
         let mut about = vec![
             ("api", json!(answered.api)),
             ("provider", json!(answered.model.provider)),

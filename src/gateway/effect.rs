@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
@@ -160,6 +161,8 @@ pub struct Steered {
     pub inbox_id: i64,
     /// Whether the run's end is its end (mode `steer`), or it has its own turn as well.
     pub joins: bool,
+    /// Whoever sets it first has the message: the run that takes it, or the loop that lets it go.
+    pub claim: Arc<AtomicBool>,
     /// What it says.
     pub message: Arc<Message>,
 }

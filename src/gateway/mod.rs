@@ -217,7 +217,7 @@ impl Gateway {
             ..Entry::default()
         };
         own.describe_gateway();
-        let runs = runs::Runs::new(&config, &load_inputs, kept.cooldowns, kept.left, now.wall_ms);
+        let runs = runs::Runs::new(&config, &load_inputs, kept.cooldowns, kept.left, now);
         let tick = config.settings.gateway.server.tick_interval;
         metrics::RPC_REQUESTS.declare(table::sorted().iter().map(|method| method.name).chain([dispatch::UNKNOWN]));
         metrics::DECISIONS.declare([Action::Allow, Action::Review, Action::Block].map(Action::as_str));

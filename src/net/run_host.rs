@@ -95,6 +95,9 @@ impl Host for RunHost<'_> {
         let mut texts = Vec::new();
         for steered in self.steered.try_iter().collect::<Vec<_>>() {
             let (into, turn_id, config, now_ms) = (self.no, self.turn_id, Arc::clone(&self.config), self.now_ms());
+            if steered.claim.swap(true, Ordering::AcqRel) {
+                continue;
+            }
             let text = steered.message.text.clone();
             match self.write(move |db| steps::take(db, into, turn_id, &steered, &config, now_ms)) {
                 Ok(()) => texts.push(text),

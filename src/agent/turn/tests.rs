@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::models::Models;
+use super::super::models::LazyModels;
 use super::super::run::Ask;
 use super::super::stop::Stop;
 use super::super::talk::{Answer, AttemptOutcome, Message, ToolSpec};
@@ -172,7 +172,7 @@ impl Bench {
         let input = RunInput {
             run_id: "r".to_owned(),
             session: SessionKey::stored(KEY.to_owned()),
-            models: Arc::new(Models::new(&config, &|_| None)),
+            models: Arc::new(LazyModels::new(Arc::clone(&config), BTreeMap::new())),
             cooldowns: Cooldowns::default(),
             config,
             rules: Arc::new(Rules::compile(&RuleInputs::default()).unwrap()),

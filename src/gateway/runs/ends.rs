@@ -127,6 +127,17 @@ impl Gateway {
             None => self.show_end_unbegun(&open.message, &open.key_as_sent, &end),
         }
         self.tell_end(now, &open.message, &open.answers, &end);
+        let lost: Vec<RunNo> = self
+            .runs
+            .open
+            .iter()
+            .filter(|(_, open)| matches!(open.phase, Phase::Taken(by) if by == no))
+            .map(|(no, _)| *no)
+            .collect();
+        for lost in lost {
+            // It was being taken, and that failed: it gave way after all.
+            self.close(now, lost, None, failed_end("superseded".to_owned(), now.wall_ms));
+        }
         for merged in open.merged {
             let Some(merged) = self.runs.open.remove(&merged) else { continue };
             self.runs.by_id.remove(&merged.message.run_id);

@@ -17,6 +17,7 @@ mod turns;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
@@ -26,7 +27,7 @@ use self::shown::{On, Shown};
 use super::effect::{Done, Origin, RUN_THREADS_MAX, RunNo, Steered};
 use super::{Fact, Gateway};
 use crate::agent::cooldown::Cooldowns;
-use crate::agent::models::Models;
+use crate::agent::models::LazyModels;
 use crate::agent::run::{Ask, RunEnd, RunEvent};
 use crate::agent::stop::{Stop, Why};
 use crate::agent::talk::Part;
@@ -71,6 +72,8 @@ struct Open {
     merged: Vec<RunNo>,
     /// How often its run was begun before.
     begun: u32,
+    /// Whether the run it was offered to took it; whoever sets it first has it.
+    claim: Option<Arc<AtomicBool>>,
     /// Why it is to be stopped, when somebody asked for that while it could not be.
     stop_asked: Option<Why>,
     phase: Phase,
@@ -87,6 +90,8 @@ enum Phase {
     Beginning(Box<Beginning>),
     /// It goes on.
     Going(Box<Going>),
+    /// It gave way while a run was taking it, and is on its way there.
+    Taken(RunNo),
     /// It is answered with another one.
     Merged(RunNo),
     /// Its end is being written down.
@@ -147,6 +152,13 @@ struct Going {
     until: Instant,
 }
 
+impl Open {
+    /// Lets go of it; `false` when the run it was offered to has taken it.
+    fn let_go(&self) -> bool {
+        !self.claim.as_ref().is_some_and(|claim| claim.swap(true, Ordering::AcqRel))
+    }
+}
+
 impl Going {
     /// When it is to be stopped for taking too long; `None` once it is being stopped.
     fn time_left(&self) -> Option<Instant> {
@@ -169,7 +181,9 @@ pub struct Runs {
     by_id: BTreeMap<String, RunNo>,
     next_no: u64,
     waits: Vec<Wait>,
-    models: Arc<Models>,
+    models: Arc<LazyModels>,
+    /// The scheduler's times count from here, on a clock that never jumps.
+    epoch: Instant,
     cooldowns: Cooldowns,
     /// Turns may have come that nobody looked at.
     is_stirred: bool,
@@ -192,7 +206,7 @@ pub struct Left {
 
 impl Runs {
     /// With what an earlier process left.
-    pub fn new(config: &Loaded, inputs: &LoadInputs, cooldowns: Cooldowns, left: Vec<Left>, now_ms: i64) -> Runs {
+    pub fn new(config: &Arc<Loaded>, inputs: &LoadInputs, cooldowns: Cooldowns, left: Vec<Left>, now: Now) -> Runs {
         let mut runs = Runs {
             scheduler: Scheduler::new(limits(config)),
             open: BTreeMap::new(),
@@ -200,6 +214,7 @@ impl Runs {
             next_no: 1,
             waits: Vec::new(),
             models: models(config, inputs),
+            epoch: now.mono,
             cooldowns,
             is_stirred: !left.is_empty(),
         };
@@ -207,7 +222,7 @@ impl Runs {
             let item = Item { begun: turn, ..item(config, inbox_id, &message, wishes) };
             let as_sent = message.session.as_str().to_owned();
             runs.enter(Arc::new(message), inbox_id, as_sent, None, begun);
-            runs.scheduler.restore(item, now_ms);
+            runs.scheduler.restore(item, 0);
         }
         runs
     }
@@ -218,7 +233,7 @@ impl Runs {
     }
 
     /// Another configuration is in force: what begins from now on follows it.
-    pub(super) fn reconfigure(&mut self, config: &Loaded, inputs: &LoadInputs) {
+    pub(super) fn reconfigure(&mut self, config: &Arc<Loaded>, inputs: &LoadInputs) {
         self.scheduler.set_limits(limits(config));
         self.models = models(config, inputs);
         self.is_stirred = true;
@@ -243,6 +258,7 @@ impl Runs {
             answers: Vec::new(),
             merged: Vec::new(),
             begun,
+            claim: None,
             stop_asked: None,
             phase: Phase::Waiting,
         };
@@ -261,6 +277,11 @@ impl Runs {
         (self.open.len() - n_waiting, n_waiting)
     }
 
+    /// The time as the scheduler counts it: a clock that is set right must not stop everything that goes on.
+    fn ms(&self, now: Now) -> i64 {
+        i64::try_from(now.mono.saturating_duration_since(self.epoch).as_millis()).unwrap_or(i64::MAX)
+    }
+
     /// When something is to be done.
     pub fn deadline(&self, now: Now) -> Option<Instant> {
         if self.is_stirred {
@@ -272,9 +293,10 @@ impl Runs {
             Phase::Ending(ending) => ending.again.at,
             _ => None,
         });
-        let scheduled = self.scheduler.deadline_ms().map(|at_ms| {
-            now.mono + Duration::from_millis(u64::try_from(at_ms.saturating_sub(now.wall_ms)).unwrap_or(0))
-        });
+        let scheduled = self
+            .scheduler
+            .deadline_ms()
+            .map(|at_ms| self.epoch + Duration::from_millis(u64::try_from(at_ms).unwrap_or(0)));
         going.chain(self.waits.iter().map(|wait| wait.until)).chain(scheduled).min()
     }
 
@@ -303,8 +325,8 @@ impl Runs {
 }
 
 /// The models that may be asked.
-fn models(config: &Loaded, inputs: &LoadInputs) -> Arc<Models> {
-    Arc::new(Models::new(config, &|name| inputs.env.0.get(name).cloned()))
+fn models(config: &Arc<Loaded>, inputs: &LoadInputs) -> Arc<LazyModels> {
+    Arc::new(LazyModels::new(Arc::clone(config), inputs.env.0.clone()))
 }
 
 /// How much may go on at once, and wait.
@@ -401,7 +423,8 @@ impl Gateway {
         }
         let Phase::Going(mut going) = std::mem::replace(&mut open.phase, Phase::Held) else { return };
         let starter = open.starter;
-        self.runs.scheduler.renew(&going.shown.run_id, now.wall_ms);
+        let at = self.runs.ms(now);
+        self.runs.scheduler.renew(&going.shown.run_id, at);
         self.show(now, &mut going.shown, starter, event);
         if let Some(open) = self.runs.open.get_mut(&no) {
             open.phase = Phase::Going(going);
@@ -468,11 +491,12 @@ impl Gateway {
             let answer = Json::of(&json!({ "runId": run_id, "status": "timeout" }));
             self.answer_request(conn, &id, answer);
         }
-        for run_id in self.runs.scheduler.overdue(now.wall_ms) {
+        let at = self.runs.ms(now);
+        for run_id in self.runs.scheduler.overdue(at) {
             log::warn!("a run gave no sign of life for too long and is stopped run={run_id}");
             self.stop_run(now, &run_id, Why::Timeout);
         }
-        for run_id in self.runs.scheduler.given_up(now.wall_ms) {
+        for run_id in self.runs.scheduler.given_up(at) {
             self.give_up(now, &run_id);
         }
         let numbers: Vec<RunNo> = self.runs.open.keys().copied().collect();
@@ -492,7 +516,7 @@ impl Gateway {
                     }
                     continue;
                 }
-                Phase::Waiting | Phase::Summarized | Phase::Merged(_) | Phase::Held => continue,
+                Phase::Waiting | Phase::Summarized | Phase::Taken(_) | Phase::Merged(_) | Phase::Held => continue,
             };
             if going.time_left().is_some_and(|until| until <= now.mono) {
                 let run_id = going.shown.run_id.clone();

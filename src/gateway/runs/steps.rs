@@ -67,7 +67,7 @@ pub fn take(
     config: &Loaded,
     now_ms: i64,
 ) -> Result<Vec<Fact>, StoreError> {
-    let Steered { no, inbox_id, joins, message } = steered;
+    let Steered { no, inbox_id, joins, message, .. } = steered;
     let added = match joins {
         true => accept::join(db, *inbox_id, turn_id, message, now_ms)?,
         false => accept::enter(db, message, now_ms)?,

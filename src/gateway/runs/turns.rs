@@ -1,6 +1,7 @@
 //! From a message that was accepted to the thread of its run, and how a run is stopped.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use crossbeam_channel::bounded;
@@ -56,13 +57,15 @@ impl Gateway {
         let item = item(&self.config, inbox_id, message, of_session.wishes);
         match begins {
             accept::Begins::Now => {
-                let turn = self.runs.scheduler.begin(item, now.wall_ms);
+                let at = self.runs.ms(now);
+                let turn = self.runs.scheduler.begin(item, at);
                 debug_assert!(turn.is_some(), "its place was kept");
                 self.go(now, no, of_session.id);
             }
             accept::Begins::Later => {
                 let joins = item.policy.mode == Mode::Steer;
-                for added in self.runs.scheduler.add(item, now.wall_ms) {
+                let at = self.runs.ms(now);
+                for added in self.runs.scheduler.add(item, at) {
                     self.run_added(now, no, joins, added);
                 }
                 self.runs.is_stirred = true;
@@ -91,20 +94,27 @@ impl Gateway {
 
     /// Offers a message to the run that goes on in its session. One that finds no room there has its turn later.
     fn offer(&mut self, run_id: &str, no: RunNo, joins: bool) {
-        let Some(open) = self.runs.open.get(&no) else { return };
-        let steered = Steered { no, inbox_id: open.inbox_id, joins, message: Arc::clone(&open.message) };
-        let active = self.runs.by_id.get(run_id).and_then(|no| self.runs.open.get(no));
-        if let Some(Phase::Going(going)) = active.map(|open| &open.phase) {
-            let _ = going.steer.try_send(steered);
+        let Some(active) = self.runs.by_id.get(run_id).and_then(|no| self.runs.open.get(no)) else { return };
+        let Phase::Going(going) = &active.phase else { return };
+        let steer = going.steer.clone();
+        let Some(open) = self.runs.open.get_mut(&no) else { return };
+        let claim = Arc::new(AtomicBool::new(false));
+        let message = Arc::clone(&open.message);
+        let steered = Steered { no, inbox_id: open.inbox_id, joins, claim: Arc::clone(&claim), message };
+        if steer.try_send(steered).is_ok() {
+            open.claim = Some(claim);
         }
     }
 
     /// A run took a message that it was offered.
     pub(in crate::gateway) fn steered(&mut self, no: RunNo, into: RunNo) {
-        let Some(open) = self.runs.open.get_mut(&no).filter(|open| matches!(open.phase, Phase::Waiting)) else {
-            return;
+        let Some(open) = self.runs.open.get_mut(&no) else { return };
+        let is_taken = match open.phase {
+            Phase::Taken(_) => true,
+            Phase::Waiting => self.runs.scheduler.steered(&open.message.run_id).is_some(),
+            _ => false,
         };
-        if self.runs.scheduler.steered(&open.message.run_id).is_none() {
+        if !is_taken {
             return;
         }
         open.phase = Phase::Merged(into);
@@ -119,7 +129,8 @@ impl Gateway {
         if self.stopping || self.suspension.is_some() {
             return;
         }
-        while let Some(turn) = self.runs.scheduler.next(now.wall_ms) {
+        let at = self.runs.ms(now);
+        while let Some(turn) = self.runs.scheduler.next(at) {
             self.begin_turn(now, turn);
         }
     }
@@ -239,10 +250,15 @@ impl Gateway {
         match &mut open.phase {
             Phase::Going(going) => {
                 going.stop.stop(why);
-                self.runs.scheduler.stopping(run_id, now.wall_ms);
+                let at = self.runs.ms(now);
+                self.runs.scheduler.stopping(run_id, at);
                 true
             }
             Phase::Waiting => {
+                if !open.let_go() {
+                    // It reaches the run that goes on, and ends with it.
+                    return false;
+                }
                 let session = open.message.session.clone();
                 self.runs.scheduler.cancel(run_id);
                 self.close(now, no, None, stopped_end(why, now));
@@ -263,7 +279,7 @@ impl Gateway {
                 true
             }
             // Ends at this moment, or goes with another.
-            Phase::Ending(_) | Phase::Merged(_) | Phase::Held => false,
+            Phase::Ending(_) | Phase::Taken(_) | Phase::Merged(_) | Phase::Held => false,
         }
     }
 
@@ -300,8 +316,13 @@ impl Gateway {
     /// A message that waited is not answered any more.
     pub(super) fn drop_waiting(&mut self, now: Now, run_id: &str, why: &str) {
         let Some(no) = self.runs.by_id.get(run_id).copied() else { return };
-        if self.runs.open.get(&no).is_some_and(|open| matches!(open.phase, Phase::Waiting)) {
-            self.close(now, no, None, failed_end(why.to_owned(), now.wall_ms));
+        let Some(open) = self.runs.open.get_mut(&no).filter(|open| matches!(open.phase, Phase::Waiting)) else {
+            return;
+        };
+        let active = self.runs.scheduler.active_run(&open.message.session).and_then(|id| self.runs.by_id.get(id));
+        match active {
+            Some(active) if !open.let_go() => open.phase = Phase::Taken(*active),
+            _ => self.close(now, no, None, failed_end(why.to_owned(), now.wall_ms)),
         }
     }
 
