@@ -32,6 +32,8 @@ pub struct Args {
     pub call: CallArgs,
     /// Which sessions.
     pub sessions: SessionsArgs,
+    /// What to say to an agent.
+    pub agent: AgentArgs,
     /// Which device.
     pub devices: DevicesArgs,
     /// Which configuration key, and its value.
@@ -121,6 +123,21 @@ pub struct SessionsArgs {
     pub agent: Option<String>,
     /// Only those active within this many minutes.
     pub active_minutes: Option<u32>,
+}
+
+/// What to say to an agent, and how it is to answer.
+#[derive(Debug, Default)]
+pub struct AgentArgs {
+    /// The text; `-` is standard input.
+    pub message: Option<String>,
+    /// The session's key.
+    pub session: Option<String>,
+    /// The id of a session of its own.
+    pub session_id: Option<String>,
+    /// How hard to think.
+    pub thinking: Option<String>,
+    /// Send the answer to where the session's messages come from.
+    pub deliver: bool,
 }
 
 /// Which device.
@@ -238,20 +255,31 @@ impl Given {
     /// # Errors
     /// When it is not one, is zero, or is longer than [`TIMEOUT_MAX`].
     pub fn time(&self) -> Result<Duration, BadValue> {
-        let read = |text: &str| {
-            let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-            let number: u64 = text[..digits].parse().ok()?;
-            match &text[digits..] {
-                "" | "ms" => Some(Duration::from_millis(number)),
-                "s" => Some(Duration::from_secs(number)),
-                "m" => Some(Duration::from_secs(number.checked_mul(60)?)),
-                _ => None,
-            }
+        self.time_in("ms")
+            .ok_or_else(|| BadValue("must be milliseconds or a time such as 500ms, 30s, 5m (at most 60m)".to_owned()))
+    }
+
+    /// The value as a time: a plain number of seconds, or as [`Given::time`].
+    ///
+    /// # Errors
+    /// As [`Given::time`].
+    pub fn seconds(&self) -> Result<Duration, BadValue> {
+        self.time_in("s")
+            .ok_or_else(|| BadValue("must be seconds or a time such as 500ms, 30s, 5m (at most 60m)".to_owned()))
+    }
+
+    /// A time in the unit that is written behind it, or else in this one.
+    fn time_in(&self, unit: &str) -> Option<Duration> {
+        let text = self.value.to_str()?;
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let number: u64 = text[..digits].parse().ok()?;
+        let time = match if digits == text.len() { unit } else { &text[digits..] } {
+            "ms" => Duration::from_millis(number),
+            "s" => Duration::from_secs(number),
+            "m" => Duration::from_secs(number.checked_mul(60)?),
+            _ => return None,
         };
-        match self.value.to_str().and_then(read) {
-            Some(time) if !time.is_zero() && time <= TIMEOUT_MAX => Ok(time),
-            _ => Err(BadValue("must be milliseconds or a time such as 500ms, 30s, 5m (at most 60m)".to_owned())),
-        }
+        (!time.is_zero() && time <= TIMEOUT_MAX).then_some(time)
     }
 }
 
@@ -275,6 +303,13 @@ mod tests {
         for text in ["", "0", "61m", "1h", "-1", "5 s", "s", "99999999999999999999m", "307445734561825861m"] {
             assert!(given(text).time().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_plain_number_may_also_be_seconds() {
+        assert_eq!(given("90").seconds().unwrap(), Duration::from_secs(90));
+        assert_eq!(given("500ms").seconds().unwrap(), Duration::from_millis(500));
+        assert!(given("3601").seconds().is_err());
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
 const READ_BUFFER_BYTES: usize = 16 * 1024;
 /// Pause before a gateway that is still starting is asked again, when it does not name one.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// How long a request of a command that listens ([`Client::send`]) may take to be written.
+const SEND_WAIT: Duration = Duration::from_secs(10);
 /// How long to wait for the other side of the closing handshake; nothing depends on it.
 const CLOSE_WAIT: Duration = Duration::from_millis(250);
 
@@ -341,6 +343,25 @@ struct Incoming {
     error: Option<WireError>,
 }
 
+/// What came, for a command that listens instead of waiting for one answer.
+#[derive(Debug)]
+pub enum Arrival {
+    /// The answer to a request.
+    Answer {
+        /// What [`Client::send`] gave for it.
+        id: String,
+        /// What was answered.
+        outcome: Result<Value, WireError>,
+    },
+    /// An event.
+    Event {
+        /// `chat`, `tick`, ...
+        name: String,
+        /// What it says.
+        payload: Value,
+    },
+}
+
 /// Whether an answer that only says `accepted` is the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
@@ -441,6 +462,22 @@ impl Client {
     /// # Errors
     /// As [`Client::call`].
     pub fn request(&mut self, method: &str, params: Value, answer: Answer) -> Result<Value, ClientError> {
+        let id = self.write(method, params)?;
+        let is_answer = |frame: &Incoming| {
+            let accepted = || frame.payload.as_ref().and_then(|p| p.get("status")).is_some_and(|s| s == "accepted");
+            frame.kind == "res"
+                && frame.id.as_deref() == Some(&id)
+                && (answer == Answer::First || !frame.ok || !accepted())
+        };
+        let response = self.next(is_answer, "answer")?;
+        if response.ok {
+            return Ok(response.payload.unwrap_or(Value::Null));
+        }
+        Err(self.refused(method, response.error.unwrap_or_else(no_reason)))
+    }
+
+    /// Writes a request and gives its id.
+    fn write(&mut self, method: &str, params: Value) -> Result<String, ClientError> {
         let id = random::uuid();
         let mut frame = json!({"type": "req", "id": id, "method": method});
         if !params.is_null() {
@@ -453,31 +490,49 @@ impl Client {
         {
             return Err(self.broke(error, "take a request"));
         }
-        let is_answer = |frame: &Incoming| {
-            let accepted = || frame.payload.as_ref().and_then(|p| p.get("status")).is_some_and(|s| s == "accepted");
-            frame.kind == "res"
-                && frame.id.as_deref() == Some(&id)
-                && (answer == Answer::First || !frame.ok || !accepted())
-        };
-        let response = self.next(is_answer, "answer")?;
-        if response.ok {
-            return Ok(response.payload.unwrap_or(Value::Null));
+        Ok(id)
+    }
+
+    /// Calls `method` without waiting: its answer is one of the [`Client::arrival`]s.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn send(&mut self, method: &str, params: Value) -> Result<String, ClientError> {
+        self.socket.get_mut().deadline = Instant::now() + SEND_WAIT;
+        self.write(method, params)
+    }
+
+    /// What comes next, if anything does until `until`. Answers to [`Client::call`] are not among them.
+    ///
+    /// # Errors
+    /// When the connection ended.
+    pub fn arrival(&mut self, until: Instant) -> Result<Option<Arrival>, ClientError> {
+        self.socket.get_mut().deadline = until;
+        match self.next(|frame| frame.kind == "res" || frame.kind == "event", "speak") {
+            // What has arrived of a frame is kept, and the rest of it is read the next time.
+            Err(ClientError::Timeout { .. }) => Ok(None),
+            Err(error) => Err(error),
+            Ok(Incoming { kind, id, ok, payload, error, .. }) if kind == "res" => {
+                let payload = payload.unwrap_or(Value::Null);
+                let outcome = if ok { Ok(payload) } else { Err(error.unwrap_or_else(no_reason)) };
+                Ok(Some(Arrival::Answer { id: id.unwrap_or_default(), outcome }))
+            }
+            Ok(Incoming { event, payload, .. }) => {
+                Ok(Some(Arrival::Event { name: event.unwrap_or_default(), payload: payload.unwrap_or(Value::Null) }))
+            }
         }
-        let error = response.error.unwrap_or_else(|| WireError {
-            code: String::new(),
-            message: "refused without a reason".to_owned(),
-            details: None,
-            retryable: None,
-            retry_after_ms: None,
-        });
+    }
+
+    /// The error for a refusal of `method`.
+    pub fn refused(&self, method: &str, error: WireError) -> ClientError {
         let (method, error) = (method.to_owned(), Box::new(error));
         let offered = &self.hello.features.methods;
         // Whoever lacks admin hears of a missing scope for a method that nobody knows (wire contract, part 9).
         if error.is_about_method_or_scope() && !offered.is_empty() && !offered.contains(&method) {
             let version = self.hello.server.version.clone();
-            return Err(ClientError::NotOffered { method, version, source: error });
+            return ClientError::NotOffered { method, version, source: error };
         }
-        Err(ClientError::Refused { method, error })
+        ClientError::Refused { method, error }
     }
 
     /// Says goodbye and lets go.
@@ -525,6 +580,16 @@ impl Client {
             tungstenite::Error::ConnectionClosed | tungstenite::Error::AlreadyClosed => closed(None),
             error => ClientError::Broke { url: self.url.clone(), source: Box::new(error) },
         }
+    }
+}
+
+fn no_reason() -> WireError {
+    WireError {
+        code: String::new(),
+        message: "refused without a reason".to_owned(),
+        details: None,
+        retryable: None,
+        retry_after_ms: None,
     }
 }
 
@@ -669,21 +734,32 @@ impl Deadlined {
 
 impl Read for Deadlined {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.stream.set_read_timeout(Some(self.left()?))?;
-        match self.stream.read(buffer) {
-            // The handshake takes `WouldBlock` for a socket that does not wait; here the time is up.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(io::Error::from(io::ErrorKind::TimedOut)),
-            done => done,
+        loop {
+            self.stream.set_read_timeout(Some(self.left()?))?;
+            return match self.stream.read(buffer) {
+                // A signal came; a wait with a limit is not taken up again by itself.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                // The handshake takes `WouldBlock` for a socket that does not wait; here the time is up.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    Err(io::Error::from(io::ErrorKind::TimedOut))
+                }
+                done => done,
+            };
         }
     }
 }
 
 impl Write for Deadlined {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.stream.set_write_timeout(Some(self.left()?))?;
-        match self.stream.write(bytes) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(io::Error::from(io::ErrorKind::TimedOut)),
-            done => done,
+        loop {
+            self.stream.set_write_timeout(Some(self.left()?))?;
+            return match self.stream.write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    Err(io::Error::from(io::ErrorKind::TimedOut))
+                }
+                done => done,
+            };
         }
     }
 

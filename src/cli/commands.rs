@@ -4,7 +4,7 @@ use super::args::{Args, Given, Special};
 use super::flags::{Command, Count, Example, FLAG, Flag, Found, Word};
 use super::term::Out;
 use super::{CliError, Outcome};
-use super::{completions, config, defend, devices, doctor, gateway, health, help, man, sessions};
+use super::{agent, completions, config, defend, devices, doctor, gateway, health, help, man, sessions};
 
 /// The program itself: without a command it runs the daemon.
 pub static ROOT: Command = Command {
@@ -23,6 +23,7 @@ pub static ROOT: Command = Command {
     ],
     children: &[
         &gateway::COMMAND,
+        &agent::COMMAND,
         &health::HEALTH,
         &health::STATUS,
         &sessions::COMMAND,

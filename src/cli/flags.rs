@@ -238,7 +238,7 @@ pub fn parse(root: &'static Command, words: impl IntoIterator<Item = OsString>) 
     let mut args = Args::default();
     let mut n_words = 0;
     // Flags may stand before the command they belong to, so each is judged again once the command is known.
-    let mut seen: Vec<(&'static Flag, String)> = Vec::new();
+    let mut seen: Vec<(&'static Flag, String, Given)> = Vec::new();
     loop {
         let arg = match parser.next() {
             Ok(Some(arg)) => arg,
@@ -278,11 +278,17 @@ pub fn parse(root: &'static Command, words: impl IntoIterator<Item = OsString>) 
         if let Some(special) = args.special {
             return Ok(if special == Special::Version { Parsed::Version } else { Parsed::Help(found, special) });
         }
-        seen.push((flag, written));
+        seen.push((flag, written, given));
     }
-    for (flag, written) in seen {
-        if !found.command.flags().any(|own| own.long == flag.long) {
+    for (flag, written, given) in seen {
+        let Some(own) = found.command.flags().find(|own| own.long == flag.long) else {
             return Err(found.fault(Fault::StrayFlag { written }));
+        };
+        // The command may read the same word in a way of its own.
+        if !std::ptr::eq(own, flag) {
+            check_choice(own.choices, &given)
+                .and_then(|()| (own.set)(&mut args, &given))
+                .map_err(|bad| found.fault(Fault::BadFlag { written, why: bad.0 }))?;
         }
     }
     let Some(run) = found.command.run else {

@@ -26,6 +26,9 @@ pub mod client;
 pub mod place;
 pub mod target;
 
+pub mod said;
+
+pub mod agent;
 pub mod call;
 pub mod config;
 pub mod defend;
@@ -137,6 +140,17 @@ pub enum CliError {
     /// The gateway cannot listen, or its loop failed.
     #[error(transparent)]
     Net(#[from] NetError),
+    /// An agent was asked and did not answer.
+    #[error("{what}")]
+    Run {
+        /// Why not, as the gateway said it.
+        what: String,
+        /// What to do about it.
+        hint: Option<&'static str>,
+    },
+    /// An answer was stopped from here.
+    #[error("the answer was stopped")]
+    Stopped,
     /// What a command was to read cannot be read.
     #[error("cannot read {name}")]
     Input {
@@ -161,6 +175,8 @@ impl CliError {
             CliError::Store(StoreError::Locked { .. }) => "ALREADY_RUNNING",
             CliError::Store(_) => "STORE",
             CliError::Net(_) => "LISTEN",
+            CliError::Run { .. } => "RUN_FAILED",
+            CliError::Stopped => "STOPPED",
             CliError::Input { .. } => "INPUT",
             CliError::Output(_) => "OUTPUT",
         }
@@ -178,7 +194,8 @@ impl CliError {
             CliError::Rules(_) => Some("`openclaw-rs config validate` shows every problem".to_owned()),
             CliError::Store(error) => error.hint().map(str::to_owned),
             CliError::Net(error) => error.hint().map(str::to_owned),
-            CliError::Input { .. } | CliError::Output(_) => None,
+            CliError::Run { hint, .. } => hint.map(str::to_owned),
+            CliError::Stopped | CliError::Input { .. } | CliError::Output(_) => None,
         }
     }
 }
@@ -204,6 +221,8 @@ impl From<&CliError> for Exit {
             CliError::Client(_)
             | CliError::NoValue { .. }
             | CliError::Net(_)
+            | CliError::Run { .. }
+            | CliError::Stopped
             | CliError::Input { .. }
             | CliError::Output(_) => Exit::Failure,
         }

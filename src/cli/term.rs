@@ -10,6 +10,7 @@ pub struct Out {
     sink: BufWriter<Box<dyn Write>>,
     json: bool,
     color: bool,
+    terminal: bool,
 }
 
 /// How a piece of text is to be seen, where colors are seen at all.
@@ -47,22 +48,28 @@ impl Out {
     /// This process's standard output. Colors need a terminal, and neither `NO_COLOR` nor `--no-color` nor `TERM=dumb`.
     pub fn stdout(json: bool, no_color: bool) -> Out {
         let stdout = io::stdout();
+        let terminal = stdout.is_terminal();
         let color = !no_color
-            && stdout.is_terminal()
+            && terminal
             && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
             && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
-        Out { sink: BufWriter::new(Box::new(stdout)), json, color }
+        Out { sink: BufWriter::new(Box::new(stdout)), json, color, terminal }
     }
 
     /// Writes to `sink`, without colors: for tests.
     #[cfg(test)]
     pub fn to(sink: Box<dyn Write>, json: bool) -> Out {
-        Out { sink: BufWriter::new(sink), json, color: false }
+        Out { sink: BufWriter::new(sink), json, color: false, terminal: false }
     }
 
     /// Whether the answer is for a script.
     pub fn is_json(&self) -> bool {
         self.json
+    }
+
+    /// Whether a person watches, so that text is worth showing while it comes.
+    pub fn is_watched(&self) -> bool {
+        self.terminal && !self.json
     }
 
     /// For those who write many lines themselves.
@@ -85,6 +92,30 @@ impl Out {
     pub fn line(&mut self, text: &str) -> io::Result<()> {
         self.sink.write_all(visible(text).as_bytes())?;
         self.sink.write_all(b"\n")
+    }
+
+    /// Writes a text of several lines, or a piece of one: as [`Out::line`], but lines stay lines and nothing is added.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn prose(&mut self, text: &str) -> io::Result<()> {
+        let mut lines = text.split('\n');
+        self.prose_line(lines.next().unwrap_or(""))?;
+        for line in lines {
+            self.sink.write_all(b"\n")?;
+            self.prose_line(line)?;
+        }
+        Ok(())
+    }
+
+    fn prose_line(&mut self, line: &str) -> io::Result<()> {
+        let mut pieces = line.trim_end_matches('\r').split('\t');
+        self.sink.write_all(visible(pieces.next().unwrap_or("")).as_bytes())?;
+        for piece in pieces {
+            self.sink.write_all(b"\t")?;
+            self.sink.write_all(visible(piece).as_bytes())?;
+        }
+        Ok(())
     }
 
     /// Writes one JSON document, indented, and a line end.
@@ -161,6 +192,12 @@ mod tests {
         for (text, expected) in cases {
             assert_eq!(visible(text), expected);
         }
+    }
+
+    #[test]
+    fn a_text_keeps_its_lines_and_still_cannot_drive_the_terminal() {
+        let shown = crate::cli::capture(false, |out| out.prose("a\tb\r\n\n\x1b[2Jc"));
+        assert_eq!(shown, "a\tb\n\n\\u{1b}[2Jc");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use std::io::{self, Read as _};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use mio::net::UnixStream;
 use mio::{Interest, Registry};
@@ -78,6 +78,42 @@ impl Drop for Signals {
     }
 }
 
+/// Ctrl-C in a command that wants to end something before it ends itself.
+///
+/// It is noted, and whoever works looks at it in passing; a second one that comes before the first was looked at ends
+/// the process, so that a command which is stuck can always be left.
+pub struct Interrupts {
+    came: Arc<AtomicBool>,
+    handlers: [SigId; 2],
+}
+
+impl Interrupts {
+    /// Installs the handler, for the whole process.
+    ///
+    /// # Errors
+    /// The operating system's refusal.
+    pub fn install() -> io::Result<Interrupts> {
+        let came = Arc::new(AtomicBool::new(false));
+        // In this order: the first signal finds the flag down and raises it.
+        let second = flag::register_conditional_shutdown(SIGINT, CUT_SHORT_STATUS, Arc::clone(&came))?;
+        let first = flag::register(SIGINT, Arc::clone(&came))?;
+        Ok(Interrupts { came, handlers: [second, first] })
+    }
+
+    /// Whether it came since the last call.
+    pub fn take(&self) -> bool {
+        self.came.swap(false, Ordering::SeqCst)
+    }
+}
+
+impl Drop for Interrupts {
+    fn drop(&mut self) {
+        for handler in self.handlers {
+            low_level::unregister(handler);
+        }
+    }
+}
+
 fn drain(pipe: &mut UnixStream) -> bool {
     let mut buffer = [0; 64];
     let mut any = false;
@@ -103,5 +139,14 @@ mod tests {
         low_level::raise(SIGUSR1).unwrap();
         assert!(signals.take_reload());
         assert!(!signals.take_stop());
+    }
+
+    #[test]
+    fn an_interrupt_is_told_of_once() {
+        let interrupts = Interrupts::install().unwrap();
+        assert!(!interrupts.take());
+        low_level::raise(SIGINT).unwrap();
+        assert!(interrupts.take());
+        assert!(!interrupts.take());
     }
 }

@@ -1,5 +1,7 @@
 //! Our own command line against a running gateway, as scripts use it: output, exit status, files.
 
+mod talk;
+
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
