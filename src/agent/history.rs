@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::conversation::{Conversation, Item, Step, Told, User, text_tokens};
 use super::talk::{Part, Said, ToolCall, ToolResult};
+use crate::sessions::transcript;
 use crate::store::StoreError;
 use crate::store::db::Queries;
 use crate::store::transcript::{MessageRow, PageAt, PageLimits};
@@ -25,7 +26,7 @@ const SLACK: u64 = 2;
 const SENDER_CHARS_MAX: usize = 64;
 
 /// Field of a compaction's message that holds what it stands for ([`super::compaction`]).
-pub(super) const COMPACTION: &str = "compaction";
+pub const COMPACTION: &str = "compaction";
 /// Field of a reply that chose silence.
 pub(super) const SILENT: &str = "silent";
 
@@ -137,6 +138,10 @@ fn told(row: &MessageRow, reading: &Reading<'_>) -> Option<Read> {
     let Some(message) = row.message.as_deref().and_then(|text| serde_json::from_str::<Value>(text).ok()) else {
         return too_large(row);
     };
+    // Commands and their answers are between a person and the program.
+    if message.get(transcript::ASIDE) == Some(&Value::Bool(true)) {
+        return None;
+    }
     if let Some(compaction) = message.get(COMPACTION) {
         let text = compaction.get("summary")?.as_str()?;
         let first_kept = compaction.get("firstKeptSeq")?.as_u64()?;

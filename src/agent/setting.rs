@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::context;
 use super::conversation::{BYTES_PER_TOKEN, text_tokens};
 use super::history;
-use super::models::{CONTEXT_WINDOW_DEFAULT, ModelFacts, ModelNameError, ModelRef, Pinning};
+use super::models::{CONTEXT_WINDOW_DEFAULT, ModelFacts, ModelNameError, ModelRef, Models, Pinning};
 use super::run::{EXTRA_SYSTEM_CHARS_MAX, RunInput};
 use super::talk::{Thinking, ToolSpec};
 use crate::config::load::Loaded;
@@ -66,16 +66,10 @@ impl Setting {
         let runs = &settings.agents.defaults.runs;
         let agent = input.session.agent().unwrap_or(DEFAULT_AGENT).to_owned();
         let of_agent = settings.agents.get(&agent).or_else(|| settings.agents.list.first());
-        let (wanted, profile) = wanted(input, &session)?;
-        let models = input.models.get();
-        let chain = models.chain(&agent, wanted.as_ref(), pinning(&session));
-        let first = chain.first().cloned();
-        let facts = first.as_ref().and_then(|model| models.facts(model));
-        let window = facts.map_or(CONTEXT_WINDOW_DEFAULT, ModelFacts::context_tokens);
-        let window = runs.context_tokens.map_or(window, |tokens| tokens.min(window));
-        let is_reasoning = facts.is_some_and(|facts| facts.reasoning);
-        let thinking =
-            input.ask.thinking.unwrap_or_else(|| thinking_of(&input.config, &session, first.as_ref(), is_reasoning));
+        let asked = input.ask.model.as_deref();
+        let Choice { chain, profile, window, thinking } = Choice::of(&input.config, &input.models.get(), &session, asked)?;
+        let thinking = input.ask.thinking.unwrap_or(thinking);
+        let first = chain.first();
         let zone = context::zone(runs);
         let own_tools = TOOLS.iter().map(|tool| ToolSpec {
             name: tool.name.to_owned(),
@@ -85,11 +79,11 @@ impl Setting {
         // A caller's tool wins over ours of the same name: it is the caller who answers then.
         let is_free = |tool: &ToolSpec| input.ask.client_tools.iter().all(|theirs| theirs.name != tool.name);
         let tools: Vec<ToolSpec> = own_tools.filter(is_free).chain(input.ask.client_tools.iter().cloned()).collect();
-        let name = first.as_ref().map(ToString::to_string).unwrap_or_default();
+        let name = first.map(ToString::to_string).unwrap_or_default();
         let facts = Facts {
             agent: agent.clone(),
             time: history::stamp(now_ms, &zone).unwrap_or_default(),
-            model: (!name.is_empty()).then(|| name.clone()),
+            model: first.map(ToString::to_string),
             thinking: word(thinking).to_owned(),
             context_window: Some(window),
             ..facts_of(&session)
@@ -152,6 +146,55 @@ impl Setting {
     }
 }
 
+/// Who would be asked in a session, and how.
+struct Choice {
+    chain: Vec<ModelRef>,
+    profile: Option<String>,
+    /// Tokens the first one reads at most.
+    window: u64,
+    thinking: Thinking,
+}
+
+impl Choice {
+    fn of(
+        config: &Loaded,
+        models: &Models,
+        session: &SessionRow,
+        asked: Option<&str>,
+    ) -> Result<Choice, ModelNameError> {
+        let runs = &config.settings.agents.defaults.runs;
+        let (wanted, profile) = wanted(models, asked, session)?;
+        let chain = models.chain(&session.agent_id, wanted.as_ref(), pinning(session));
+        let first = chain.first();
+        let facts = first.and_then(|model| models.facts(model));
+        let window = facts.map_or(CONTEXT_WINDOW_DEFAULT, ModelFacts::context_tokens);
+        let window = runs.context_tokens.map_or(window, |tokens| tokens.min(window));
+        let is_reasoning = facts.is_some_and(|facts| facts.reasoning);
+        let thinking = thinking_of(config, session, first, is_reasoning);
+        Ok(Choice { chain, profile, window, thinking })
+    }
+}
+
+/// What is known of a session while no run goes on in it (`/status`).
+pub fn facts(config: &Loaded, models: &Models, session: &SessionRow, now_ms: i64) -> Facts {
+    let zone = context::zone(&config.settings.agents.defaults.runs);
+    let facts = Facts {
+        agent: session.agent_id.clone(),
+        time: history::stamp(now_ms, &zone).unwrap_or_default(),
+        ..facts_of(session)
+    };
+    // Only a name that a caller gives can be refused.
+    match Choice::of(config, models, session, None) {
+        Err(_) => facts,
+        Ok(choice) => Facts {
+            model: choice.chain.first().map(ToString::to_string),
+            thinking: word(choice.thinking).to_owned(),
+            context_window: Some(choice.window),
+            ..facts
+        },
+    }
+}
+
 /// The first `chars_max` characters.
 fn head(text: &str, chars_max: usize) -> &str {
     text.char_indices().nth(chars_max).map_or(text, |(end, _)| &text[..end])
@@ -159,10 +202,14 @@ fn head(text: &str, chars_max: usize) -> &str {
 
 /// The model and the profile that the run's caller asks for, else the session. What a session asks for and may not be
 /// had any more is not asked for; its agent's own model answers.
-fn wanted(input: &RunInput, session: &SessionRow) -> Result<(Option<ModelRef>, Option<String>), ModelNameError> {
+fn wanted(
+    models: &Models,
+    asked: Option<&str>,
+    session: &SessionRow,
+) -> Result<(Option<ModelRef>, Option<String>), ModelNameError> {
     let text = |name: &str| session.entry.get(name).and_then(Value::as_str);
-    if let Some(name) = &input.ask.model {
-        let (model, profile) = input.models.get().resolve_with_profile(name)?;
+    if let Some(name) = asked {
+        let (model, profile) = models.resolve_with_profile(name)?;
         return Ok((Some(model), profile));
     }
     let profile = text("authProfileOverride").map(str::to_owned);
@@ -171,7 +218,7 @@ fn wanted(input: &RunInput, session: &SessionRow) -> Result<(Option<ModelRef>, O
         Some(provider) => format!("{provider}/{model}"),
         None => model.to_owned(),
     };
-    match input.models.get().resolve(&name) {
+    match models.resolve(&name) {
         Ok(model) => Ok((Some(model), profile)),
         Err(error) => {
             log::warn!("agent: session {} asks for a model that may not be asked: {error}", session.key);

@@ -22,6 +22,7 @@ use super::silence::{self, Gate, ReplyTo};
 use super::stop::{Stop, Why};
 use super::talk::{Attempt, Failure, FailureKind, Part, Piece, Prices, Prompt, Said, StopReason, ToolCall, Usage};
 use crate::runtime::clock;
+use crate::sessions::transcript;
 use crate::store::StoreError;
 
 /// How much less of a conversation is sent, in percent, after a provider found it too long although we did not.
@@ -138,16 +139,18 @@ pub struct CompactEnd {
     pub outcome: Result<Option<Compacted>, Failure>,
     /// Which profiles rest, as found at the end: for its owner to merge.
     pub cooldowns: Cooldowns,
+    /// What it took.
+    tally: Tally,
 }
 
 /// Summarises a session's conversation up to its newest turn (`/compact`, `sessions.compact`).
 pub fn compact(input: &RunInput, instructions: Option<&str>, host: &mut dyn Host) -> CompactEnd {
     let mut cooldowns = input.cooldowns.clone();
-    let outcome = {
+    let (outcome, tally) = {
         let mut ask = asker(input, host.stop().clone(), &mut cooldowns);
         compact_with(input, instructions, host, &mut ask)
     };
-    CompactEnd { outcome, cooldowns }
+    CompactEnd { outcome, cooldowns, tally }
 }
 
 fn compact_with(
@@ -155,12 +158,62 @@ fn compact_with(
     instructions: Option<&str>,
     host: &mut dyn Host,
     ask: &mut Asker<'_>,
-) -> Result<Option<Compacted>, Failure> {
+) -> (Result<Option<Compacted>, Failure>, Tally) {
     let mut turn = Turn { input, host, tally: Tally::default(), partial: String::new(), deadline: None };
-    turn.compact_all(instructions, ask).map_err(|end| match end {
+    let outcome = turn.compact_all(instructions, ask).map_err(|end| match end {
         End::Failed(failure) => failure,
         End::Stopped(why) => failure(FailureKind::Stopped, format!("stopped: {}", why.as_str())),
-    })
+    });
+    (outcome, turn.tally)
+}
+
+/// The same as a run of its own, whose reply says what came of it.
+pub fn compact_run(input: &RunInput, instructions: Option<&str>, host: &mut dyn Host) -> RunEnd {
+    let began_ms = host.now_ms();
+    let CompactEnd { outcome, cooldowns, tally } = compact(input, instructions, host);
+    let outcome = match (outcome, host.stop().why()) {
+        (Ok(compacted), _) => Outcome::Replied(Box::new(said_of(input, compacted.as_ref()))),
+        (Err(_), Some(why)) => Outcome::Stopped { why, partial: String::new() },
+        (Err(failure), None) => Outcome::Failed(failure),
+    };
+    RunEnd {
+        outcome,
+        usage: tally.usage,
+        attempts: tally.attempts,
+        tool_calls: 0,
+        steps: tally.steps,
+        cooldowns,
+        began_ms,
+        ended_ms: host.now_ms(),
+    }
+}
+
+/// What a person is told of a compaction.
+fn said_of(input: &RunInput, compacted: Option<&Compacted>) -> Reply {
+    let text = match compacted {
+        Some(compacted) => format!(
+            "What was said before is summarised: it was about {} tokens. It stays where it is, to be read.",
+            compacted.tokens_before
+        ),
+        None => "There is nothing to summarise yet.".to_owned(),
+    };
+    let (provider, model) = transcript::BY_GATEWAY;
+    Reply {
+        said: vec![Said::Text(text.clone())],
+        is_silent: false,
+        provider: provider.to_owned(),
+        model: model.to_owned(),
+        api: "openai-responses",
+        stop: StopReason::Stop,
+        usage: Usage::default(),
+        record: Record {
+            role: "assistant",
+            content: json!([{ "type": "text", "text": text }]),
+            extra: transcript::answer_fields(),
+            idempotency_key: input.run_id.clone(),
+        },
+        text,
+    }
 }
 
 #[derive(Debug, Default)]

@@ -146,6 +146,8 @@ pub struct RunWork {
     pub session_id: Option<String>,
     /// What it starts with.
     pub input: RunInput,
+    /// It summarises the conversation, with these wishes, instead of answering.
+    pub compact: Option<String>,
     /// Stopped here, seen there.
     pub stop: Stop,
     /// Messages that are to reach it while it goes on.

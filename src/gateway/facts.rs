@@ -63,6 +63,8 @@ pub enum Fact {
     Judged(Box<crate::defender::decision::Decision>),
     /// An inbound message is on disk, or had been there before.
     Accepted(Box<crate::intake::accept::Accepted>),
+    /// What an inbound message ordered is done.
+    CarriedOut(Box<super::runs::commands::CarriedOut>),
     /// A message's turn is in the transcript of this session id.
     TurnBegan {
         /// The id.
@@ -162,7 +164,9 @@ impl Gateway {
                 self.chat_injected(&key_as_sent, &key, &message, &message_id);
             }
             // These belong to a message on its way, which takes them before they get here (`inbound`).
-            Fact::Judged(_) | Fact::Accepted(_) => debug_assert!(false, "a message's fact without its message"),
+            Fact::Judged(_) | Fact::Accepted(_) | Fact::CarriedOut(_) => {
+                debug_assert!(false, "a message's fact without its message")
+            }
             // And these to a run, which takes them in `dispatch`.
             Fact::TurnBegan { .. } | Fact::RunEnded(_) | Fact::RunClosed => {
                 debug_assert!(false, "a run's fact without its run");

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::broadcast::{self, For};
 use super::effect::{Done, Effect, Job, Lane, Origin, Work};
 use super::runs::close::Verdict;
+use super::runs::commands::{self, CarriedOut, Orders};
 use super::runs::{Asker, OfSession};
 use super::stability::{Details, Kind};
 use super::{Fact, Gateway, routes};
@@ -69,6 +70,8 @@ pub enum Waiter {
 
 struct OnItsWay {
     message: Arc<Message>,
+    /// Commands in it.
+    orders: Option<Arc<Orders>>,
     request: Arc<ActionRequest>,
     waiters: Vec<Waiter>,
     decision: Option<Decision>,
@@ -175,11 +178,16 @@ impl Gateway {
         }
     }
 
-    /// Starts a message on its way.
+    /// Starts a message on its way; `orders` are the commands in it.
     ///
     /// # Errors
     /// `UNAVAILABLE`, retryable, when [`MESSAGES_MAX`] are on their way.
-    pub(super) fn receive(&mut self, message: Message, waiter: Waiter) -> Result<(), RpcError> {
+    pub(super) fn receive(
+        &mut self,
+        message: Message,
+        orders: Option<Box<Orders>>,
+        waiter: Waiter,
+    ) -> Result<(), RpcError> {
         self.may_begin(message.source.as_str())?;
         if let Some(ticket) = self.inbound.same(&message) {
             // The second to ask waits as long as the first: until it is on disk, nothing may be said of it.
@@ -202,7 +210,14 @@ impl Gateway {
         let rules = Arc::clone(&self.rules);
         let judged = Arc::clone(&request);
         let limit = self.config.settings.runtime.eval_timeout;
-        let way = OnItsWay { message: Arc::new(message), request, waiters: vec![waiter], decision: None, begins: None };
+        let way = OnItsWay {
+            message: Arc::new(message),
+            orders: orders.map(Arc::from),
+            request,
+            waiters: vec![waiter],
+            decision: None,
+            begins: None,
+        };
         self.inbound.on_their_way.insert(ticket, way);
         let work = Work::Defend(Box::new(move |started| {
             let decision = rules.evaluate(&judged, || started.elapsed() > limit);
@@ -226,6 +241,7 @@ impl Gateway {
                     match fact {
                         Fact::Judged(decision) => self.message_judged(now, ticket, *decision),
                         Fact::Accepted(accepted) => self.message_accepted(now, ticket, *accepted),
+                        Fact::CarriedOut(done) => self.message_carried_out(now, ticket, *done),
                         other => self.apply(now, other),
                     }
                 }
@@ -266,12 +282,16 @@ impl Gateway {
 
     fn write_message(&mut self, now: Now, ticket: u64) {
         let Some(way) = self.inbound.on_their_way.get(&ticket) else { return };
+        let orders = way.orders.clone();
         let (message, request, rules) = (Arc::clone(&way.message), Arc::clone(&way.request), Arc::clone(&self.rules));
         let Some(decision) = way.decision.clone() else { return };
         let begins = match decision.action {
             Action::Block => Begins::Later,
             Action::Allow | Action::Review => self.reserve_run(&message),
         };
+        // What is blocked orders nothing.
+        let orders = orders.filter(|_| decision.action != Action::Block);
+        let scene = orders.map(|orders| self.scene_of(&orders, &message.session));
         if let Some(way) = self.inbound.on_their_way.get_mut(&ticket) {
             way.begins = Some(begins);
         }
@@ -280,7 +300,12 @@ impl Gateway {
         let work = Work::Store(Box::new(move |db| {
             let (masked, _) = rules.scrub(&message.text);
             let end = masked.floor_char_boundary(PREVIEW_BYTES_MAX);
-            let accepted = accept::accept(db, &message, &decision, masked[..end].to_owned(), begins, now_ms)?;
+            let preview = masked[..end].to_owned();
+            if let Some(scene) = scene {
+                let facts = commands::carry_out(db, &scene, &message, &decision, preview, begins, now_ms)?;
+                return Ok(Done { answer: None, facts });
+            }
+            let accepted = accept::accept(db, &message, &decision, preview, begins, now_ms)?;
             if decision.action == Action::Block && matches!(accepted, Accepted::New(_)) {
                 // The decision stands whether or not its copy can be written.
                 if let Err(error) = quarantine.write(&rules, &request, &decision, now_ms) {
@@ -294,7 +319,7 @@ impl Gateway {
 
     fn message_accepted(&mut self, now: Now, ticket: u64, accepted: Accepted) {
         let Some(way) = self.inbound.on_their_way.remove(&ticket) else { return };
-        let OnItsWay { message, request, waiters, decision, begins } = way;
+        let OnItsWay { message, request, waiters, decision, begins, .. } = way;
         let (Some(decision), Some(begins)) = (decision, begins) else { return };
         let stored = match accepted {
             Accepted::New(stored) => *stored,
@@ -307,10 +332,7 @@ impl Gateway {
             }
         };
         self.note_processed(&message, if decision.action == Action::Block { "blocked" } else { "completed" });
-        metrics::DECISIONS.increment(decision.action.as_str());
-        if let Ok(payload) = Json::of(&DecisionEvent::new(&request, &decision)) {
-            self.broadcast(&broadcast::DECISION, For::SessionRuns(&message.session), &payload);
-        }
+        self.tell_decision(&message, &request, &decision);
         if decision.action == Action::Block {
             let error = blocked(&decision);
             for waiter in waiters {
@@ -329,16 +351,7 @@ impl Gateway {
             }
             Waiter::Hook { .. } => None,
         });
-        for (idx, waiter) in waiters.into_iter().enumerate() {
-            let receipt = Receipt {
-                run_id: &message.run_id,
-                session: &message.session,
-                is_new: true,
-                status: if idx == 0 { "started" } else { "in_flight" },
-                now_ms: now.wall_ms,
-            };
-            self.tell_waiter(waiter, Ok(receipt));
-        }
+        self.tell_accepted(now, &message, waiters);
         let of_session = OfSession {
             id: stored.added.as_ref().map(|added| added.session.session_id.clone()),
             wishes: stored.wishes,
@@ -351,6 +364,49 @@ impl Gateway {
             }
         }
         self.run_accepted(now, &message, stored.inbox_id, begins, of_session, asker);
+    }
+
+    /// What a message ordered is done, and on disk.
+    fn message_carried_out(&mut self, now: Now, ticket: u64, done: CarriedOut) {
+        let said = match done {
+            CarriedOut::Said(said) => said,
+            CarriedOut::Runs(message, stored) => {
+                if let Some(way) = self.inbound.on_their_way.get_mut(&ticket) {
+                    way.message = Arc::new(*message);
+                }
+                return self.message_accepted(now, ticket, Accepted::New(stored));
+            }
+        };
+        let Some(way) = self.inbound.on_their_way.remove(&ticket) else { return };
+        if way.begins == Some(Begins::Now) {
+            self.release_run(&way.message);
+        }
+        self.note_processed(&way.message, "completed");
+        if let Some(decision) = &way.decision {
+            self.tell_decision(&way.message, &way.request, decision);
+        }
+        self.tell_said(now, &way.message, way.waiters, &said);
+    }
+
+    fn tell_decision(&mut self, message: &Message, request: &ActionRequest, decision: &Decision) {
+        metrics::DECISIONS.increment(decision.action.as_str());
+        if let Ok(payload) = Json::of(&DecisionEvent::new(request, decision)) {
+            self.broadcast(&broadcast::DECISION, For::SessionRuns(&message.session), &payload);
+        }
+    }
+
+    /// Tells everybody who waits for it that a message was accepted.
+    pub(super) fn tell_accepted(&mut self, now: Now, message: &Message, waiters: Vec<Waiter>) {
+        for (idx, waiter) in waiters.into_iter().enumerate() {
+            let receipt = Receipt {
+                run_id: &message.run_id,
+                session: &message.session,
+                is_new: true,
+                status: if idx == 0 { "started" } else { "in_flight" },
+                now_ms: now.wall_ms,
+            };
+            self.tell_waiter(waiter, Ok(receipt));
+        }
     }
 
     fn note_received(&mut self, message: &Message) {

@@ -231,7 +231,7 @@ impl Gateway {
         }
         self.http_calls.insert(conn, HttpCall::Hook { reply, outcomes });
         for (idx, message) in messages.into_iter().enumerate() {
-            if let Err(error) = self.receive(message, inbound::Waiter::Hook { conn, idx }) {
+            if let Err(error) = self.receive(message, None, inbound::Waiter::Hook { conn, idx }) {
                 self.hook_message_done(conn, idx, Err(error));
             }
         }

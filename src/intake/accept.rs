@@ -164,6 +164,24 @@ pub fn join(
 /// # Errors
 /// The store's; nothing is written then.
 pub fn enter(db: &Db<'_>, message: &Message, now_ms: i64) -> Result<transcript::Added, StoreError> {
+    let extra: &[_] = if message.wish.compact.is_some() { &[(transcript::ASIDE, Value::Bool(true))] } else { &[] };
+    enter_with(db, message, extra, now_ms)
+}
+
+/// The same for a message that is a command: people read it there, models do not.
+///
+/// # Errors
+/// The store's; nothing is written then.
+pub fn enter_command(db: &Db<'_>, message: &Message, now_ms: i64) -> Result<transcript::Added, StoreError> {
+    enter_with(db, message, &[(transcript::ASIDE, Value::Bool(true))], now_ms)
+}
+
+fn enter_with(
+    db: &Db<'_>,
+    message: &Message,
+    extra: &[(&str, Value)],
+    now_ms: i64,
+) -> Result<transcript::Added, StoreError> {
     let mut metadata = json!({ "runId": message.run_id, "idempotencyKey": message.turn_key() });
     if let Some(sender) = &message.sender {
         metadata["sender"] = json!(sender);
@@ -180,7 +198,7 @@ pub fn enter(db: &Db<'_>, message: &Message, now_ms: i64) -> Result<transcript::
             content: json!(content),
             metadata,
             idempotency_key: Some(&message.turn_key()),
-            extra: &[],
+            extra,
             route: message.channel.as_deref().map(|channel| transcript::Route {
                 channel,
                 to: message.to.as_deref(),

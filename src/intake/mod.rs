@@ -101,6 +101,9 @@ pub struct Wish {
     /// Pictures that came with it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub images: Vec<Image>,
+    /// It is no message to the agent: its run summarises the conversation, with these wishes (`/compact`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compact: Option<String>,
 }
 
 impl Wish {

@@ -51,10 +51,13 @@ pub(super) struct Tools {
 
 /// Runs one agent's run to its end.
 pub(super) fn run(tools: &mut Tools, work: RunWork) -> RunEnd {
-    let RunWork { no, turn_id, session_id, input, stop, steered } = work;
+    let RunWork { no, turn_id, session_id, input, compact, stop, steered } = work;
     let (session, config) = (input.session.clone(), Arc::clone(&input.config));
     let mut host = RunHost { tools, no, turn_id, session_id, stop, steered, session, config };
-    turn::run(input, &mut host)
+    match compact {
+        None => turn::run(input, &mut host),
+        Some(wishes) => turn::compact_run(&input, Some(wishes.as_str()), &mut host),
+    }
 }
 
 struct RunHost<'a> {

@@ -42,6 +42,32 @@ pub struct Route<'a> {
 /// The channel of people who talk over this gateway's own clients.
 pub const WEBCHAT: &str = "webchat";
 
+/// Field of a message that no model is shown: a command, or the answer to one.
+pub const ASIDE: &str = "excludeFromContext";
+/// Who is said to have said what the gateway says itself.
+pub const BY_GATEWAY: (&str, &str) = ("openclaw", "gateway-injected");
+
+/// The fields of a message in which the gateway answers a command.
+pub fn answer_fields() -> Vec<(&'static str, Value)> {
+    let usage = json!({
+        "input": 0,
+        "output": 0,
+        "totalTokens": 0,
+        "cacheRead": 0,
+        "cacheWrite": 0,
+        "cost": { "input": 0, "output": 0, "cacheRead": 0, "cacheWrite": 0, "total": 0 },
+    });
+    vec![
+        ("stopReason", json!("stop")),
+        ("usage", usage),
+        // What upstream calls the form of such a message, whoever is configured.
+        ("api", json!("openai-responses")),
+        ("provider", json!(BY_GATEWAY.0)),
+        ("model", json!(BY_GATEWAY.1)),
+        (ASIDE, json!(true)),
+    ]
+}
+
 /// A message that was added, and the session it was added to.
 #[derive(Debug)]
 pub struct Added {

@@ -8,6 +8,8 @@ mod replay;
 mod stories;
 // Sessions, as several clients see them at once.
 mod sessions;
+// Commands in messages.
+mod commands;
 // Looking after the gateway while it runs.
 mod upkeep;
 // The models and agents that are configured.

@@ -845,15 +845,15 @@ fn a_person_may_have_it_summarised() {
     let mut bench = long(3, 10, json!({}));
     let mut prompts = Vec::new();
     let compacted =
-        compact_with(&bench.input, Some("keep numbers"), &mut bench.host, &mut summarises(&mut prompts)).unwrap();
+        compact_with(&bench.input, Some("keep numbers"), &mut bench.host, &mut summarises(&mut prompts)).0.unwrap();
     assert_eq!(compacted.unwrap().first_kept, 7);
     let Message::User(parts) = &prompts[0].messages[0] else { panic!() };
     assert!(matches!(&parts[0], Part::Text(text) if text.contains("The person adds: keep numbers")));
     assert!(bench.host.told.contains(&RunEvent::CompactionEnd { will_retry: false }));
     bench.input.run_id = "again".to_owned();
-    let again = compact_with(&bench.input, None, &mut bench.host, &mut summarises(&mut Vec::new())).unwrap();
+    let again = compact_with(&bench.input, None, &mut bench.host, &mut summarises(&mut Vec::new())).0.unwrap();
     assert_eq!(again, None, "only the newest turn is left");
     let refused =
-        compact_with(&long(3, 10, json!({})).input, None, &mut bench.host, &mut |_, _| fails(FailureKind::Auth));
+        compact_with(&long(3, 10, json!({})).input, None, &mut bench.host, &mut |_, _| fails(FailureKind::Auth)).0;
     assert!(refused.is_ok_and(|done| done.is_none()));
 }

@@ -96,7 +96,7 @@ fn ask(gateway: &mut Gateway, call: &Call, params: AgentParams) -> Result<(), Rp
         images: images(params.attachments)?,
         ..Wish::default()
     };
-    let message = Message {
+    let mut message = Message {
         source: Source::Agent,
         dedupe_key: run_id.clone(),
         run_id,
@@ -112,7 +112,8 @@ fn ask(gateway: &mut Gateway, call: &Call, params: AgentParams) -> Result<(), Rp
         wish,
     };
     let names_session = params.session_key.is_some();
-    gateway.receive(message, Waiter::Agent { conn: call.conn(), id: call.id.clone(), names_session })
+    let orders = runs::commands::take(&mut message, call);
+    gateway.receive(message, orders, Waiter::Agent { conn: call.conn(), id: call.id.clone(), names_session })
 }
 
 /// A model as a caller names it for one run.

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::agent::stop::Why;
 use crate::gateway::inbound::{Known, Waiter};
 use crate::gateway::runs::close::Verdict;
+use crate::gateway::runs::commands;
 use crate::gateway::table::{Call, QueryCx, StoreCx, need};
 use crate::gateway::{Fact, Gateway};
 use crate::intake::{Image, Message, Source, Wish, normalise};
@@ -238,7 +239,7 @@ fn send(gateway: &mut Gateway, call: &Call, params: SendParams) -> Result<(), Rp
         images,
         ..Wish::default()
     };
-    let message = Message {
+    let mut message = Message {
         source: Source::Chat,
         dedupe_key: run_id.clone(),
         run_id,
@@ -253,8 +254,10 @@ fn send(gateway: &mut Gateway, call: &Call, params: SendParams) -> Result<(), Rp
         received_ms: call.now_ms,
         wish,
     };
+    let is_literal = params.suppress_command_interpretation == Some(true);
+    let orders = if is_literal { None } else { commands::take(&mut message, call) };
     let key_as_sent = params.session_key.0;
-    gateway.receive(message, Waiter::Call { conn: call.conn(), id: call.id.clone(), key_as_sent })
+    gateway.receive(message, orders, Waiter::Call { conn: call.conn(), id: call.id.clone(), key_as_sent })
 }
 
 /// A caller's idempotency key, which names the run.

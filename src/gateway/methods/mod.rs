@@ -6,6 +6,7 @@ pub mod approvals;
 pub mod audit;
 pub mod channels;
 pub mod chat;
+pub mod commands;
 pub mod config;
 pub mod device;
 pub mod diagnostics;
@@ -42,6 +43,7 @@ pub static FAMILIES: &[&[Method]] = &[
     models::METHODS,
     channels::METHODS,
     chat::METHODS,
+    commands::METHODS,
     sessions::METHODS,
     approvals::METHODS,
     voicewake::METHODS,

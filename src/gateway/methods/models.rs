@@ -100,7 +100,7 @@ fn list(gateway: &mut Gateway, call: &Call, params: ListParams) -> Result<Value,
 }
 
 /// The agent a caller means; the default one when it names none.
-fn asked_agent(gateway: &Gateway, asked: Option<&str>) -> Result<String, RpcError> {
+pub(super) fn asked_agent(gateway: &Gateway, asked: Option<&str>) -> Result<String, RpcError> {
     let Some(asked) = asked.map(str::trim).filter(|id| !id.is_empty()) else {
         return Ok(gateway.keys.default_agent.clone());
     };

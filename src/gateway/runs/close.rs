@@ -210,7 +210,10 @@ pub(super) fn usage(usage: &Usage) -> Value {
 fn count(row: &mut SessionRow, end: &RunEnd) {
     row.tokens.input += end.usage.input;
     row.tokens.output += end.usage.output;
-    if let Outcome::Replied(reply) = &end.outcome {
+    // What the gateway said itself filled no context.
+    if let Outcome::Replied(reply) = &end.outcome
+        && reply.provider != transcript::BY_GATEWAY.0
+    {
         // How full the context is, not what was spent.
         row.tokens.total = reply.usage.total();
         row.entry.insert("modelProvider".to_owned(), json!(reply.provider));

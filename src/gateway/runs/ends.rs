@@ -234,15 +234,19 @@ impl Gateway {
         for (conn, id) in answers {
             self.answer_run(*conn, id, &message.run_id, end, &verdict);
         }
-        let (ended, waiting) =
-            std::mem::take(&mut self.runs.waits).into_iter().partition(|w| w.run_id == message.run_id);
-        self.runs.waits = waiting;
-        for wait in ended {
-            let answer = Json::of(&wait_answer(&message.run_id, &verdict));
-            self.answer_request(wait.conn, &wait.id, answer);
-        }
+        self.tell_waits(&message.run_id, &verdict);
         let expires_ms = now.wall_ms + IDEMPOTENCY_TTL_MS;
         self.inbound.remember(message.run_id.clone(), PastRun { verdict, expires_ms });
+    }
+
+    /// Answers `agent.wait`.
+    pub(super) fn tell_waits(&mut self, run_id: &str, verdict: &Verdict) {
+        let (ended, waiting) = std::mem::take(&mut self.runs.waits).into_iter().partition(|w| w.run_id == run_id);
+        self.runs.waits = waiting;
+        for wait in ended {
+            let answer = Json::of(&wait_answer(run_id, verdict));
+            self.answer_request(wait.conn, &wait.id, answer);
+        }
     }
 
     /// The second answer of `agent`.

@@ -1,7 +1,8 @@
 //! What a run writes while it goes on. Called on the store thread, for a run that waits for it.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
+use crate::agent::history::COMPACTION;
 use crate::agent::run::Record;
 use crate::config::load::Loaded;
 use crate::gateway::Fact;
@@ -12,6 +13,7 @@ use crate::protocol::session_key::SessionKey;
 use crate::sessions::{row, transcript};
 use crate::store::StoreError;
 use crate::store::db::Db;
+use crate::store::sessions::SessionRow;
 
 /// Adds a run's messages to its session; says what changed.
 ///
@@ -38,13 +40,26 @@ pub fn record(
             extra: &record.extra,
             route: None,
         };
-        let added = transcript::add(db, session, &new, now_ms)?;
+        let mut added = transcript::add(db, session, &new, now_ms)?;
         if !added.existed {
+            if record.extra.iter().any(|(name, _)| *name == COMPACTION)
+                && let Some(counted) = count_compaction(db, session, now_ms)?
+            {
+                added.session = counted;
+            }
             let row = row::wire_v4(&added.session, &row::Context::of(config), now_ms);
             facts.extend(Fact::of_added(session, added, "send", row));
         }
     }
     Ok(facts)
+}
+
+fn count_compaction(db: &Db<'_>, session: &SessionKey, now_ms: i64) -> Result<Option<SessionRow>, StoreError> {
+    db.session_update::<StoreError>(session.as_str(), now_ms, |session| {
+        let before = session.entry.get("compactionCount").and_then(Value::as_u64).unwrap_or(0);
+        session.entry.insert("compactionCount".to_owned(), json!(before + 1));
+        Ok(())
+    })
 }
 
 /// Whether a session is still the one that a run began in.

@@ -1,0 +1,436 @@
+//! Commands in messages: read where the message comes in, carried out in the transaction that accepts it.
+//!
+//! A message that is a command takes the way of every message: it is judged, has its row in the inbox, and is known when
+//! it comes again. It waits for no run. What it changes, what is answered and the end of its row are one transaction,
+//! so a crash leaves all of it or nothing. Two kinds go on as runs: `/new` and `/reset` with words for the agent, and
+//! `/compact`; these are scheduled like any other.
+//!
+//! **Invariant:** a command does nothing that its sender could not do by calling the method that does the same: both are
+//! let through by [`authorize`] with the same row of the table, and carried out by the same handler.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+use super::close::Verdict;
+use crate::agent::commands::{self, Effect, Given, Ground, Parsed};
+use crate::agent::models::Models;
+use crate::agent::setting;
+use crate::agent::stop::Why;
+use crate::defender::decision::Decision;
+use crate::gateway::broadcast::{self, For};
+use crate::gateway::dispatch::authorize;
+use crate::gateway::inbound::{PastRun, Waiter};
+use crate::gateway::table::{self, Call, Need, Run, StoreCx, need};
+use crate::gateway::{Fact, Gateway, Snapshot};
+use crate::intake::accept::{self, Accepted, Begins, Stored};
+use crate::intake::{Message, Wish};
+use crate::protocol::error::{ErrorCode, RpcError};
+use crate::protocol::frame::Json;
+use crate::protocol::scope::Scope;
+use crate::protocol::session_key::SessionKey;
+use crate::protocol::version::Protocol;
+use crate::runtime::clock::Now;
+use crate::sessions::row::{self, Context};
+use crate::sessions::{scheduler, thinking, transcript};
+use crate::store::StoreError;
+use crate::store::db::Db;
+use crate::store::idempotency::IDEMPOTENCY_TTL_MS;
+use crate::store::inbox::InboxState;
+
+/// What the agent is asked when somebody on protocol 3 begins a conversation and says nothing: its clients expect the
+/// agent to speak first.
+const GREETING: &str = "A new conversation begins. Greet the person in a sentence or two, in your own manner, and ask \
+                        what they would like to do. Do not mention this message.";
+
+/// What a message orders, and who gives it.
+#[derive(Debug)]
+pub struct Orders {
+    given: Vec<Given>,
+    /// They stand among words for the agent.
+    is_beside_words: bool,
+    call: Call,
+}
+
+/// Takes the commands out of a message. What they say of this message alone goes into its wish; what is left is to be
+/// carried out.
+///
+/// A directive among words asks for no more than the parameter of the same name does (`thinking`, `queueMode`, `model`),
+/// which whoever may send messages may give.
+pub(in crate::gateway) fn take(message: &mut Message, call: &Call) -> Option<Box<Orders>> {
+    let orders = |given, is_beside_words| Some(Box::new(Orders { given, is_beside_words, call: call.clone() }));
+    match commands::parse(&message.text) {
+        Parsed::Words => None,
+        Parsed::Commands(given) => orders(given, false),
+        Parsed::Mixed { given, text } => {
+            message.text = text;
+            let rest: Vec<Given> = given.into_iter().filter(|given| !wish_for(&mut message.wish, given)).collect();
+            if rest.is_empty() { None } else { orders(rest, true) }
+        }
+    }
+}
+
+/// Puts a directive into the wish; `false`: it is none.
+fn wish_for(wish: &mut Wish, given: &Given) -> bool {
+    let Some(argument) = given.argument.as_deref() else { return false };
+    match given.command.name {
+        "think" => wish.thinking = thinking::parse(argument).map(str::to_owned),
+        "model" => wish.model = Some(argument.to_owned()),
+        "queue" => {
+            let mode = argument.to_ascii_lowercase();
+            wish.queue_mode = (mode != "default").then_some(mode);
+        }
+        _ => return false,
+    }
+    true
+}
+
+/// What carrying out looks at, as of when it was handed to the store.
+pub(in crate::gateway) struct Scene {
+    pub(in crate::gateway) orders: Arc<Orders>,
+    pub(in crate::gateway) snapshot: Snapshot,
+    pub(in crate::gateway) models: Arc<Models>,
+    /// Whether something runs or waits in the session.
+    pub(in crate::gateway) is_busy: bool,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub enum CarriedOut {
+    /// It was answered, and that was all.
+    Said(Said),
+    /// It goes on as the run of this message.
+    Runs(Box<Message>, Box<Stored>),
+}
+
+/// The answer to a command, on disk.
+#[derive(Debug)]
+pub struct Said {
+    text: String,
+    /// The message as stored.
+    message: Value,
+    session_id: String,
+    /// It says that a conversation began, and is no part of one.
+    is_notice: bool,
+    /// What runs in the session is to be stopped.
+    stops: bool,
+}
+
+/// Accepts a message with orders and carries them out, in one transaction.
+///
+/// # Errors
+/// The store's; nothing is written then. What a sender may not do is no error: it is answered in words.
+pub(in crate::gateway) fn carry_out(
+    db: &Db<'_>,
+    scene: &Scene,
+    message: &Message,
+    decision: &Decision,
+    preview: String,
+    begins: Begins,
+    now_ms: i64,
+) -> Result<Vec<Fact>, StoreError> {
+    let session = match db.session(message.session.as_str())? {
+        Some(session) => session,
+        None => transcript::fresh(&message.session, now_ms),
+    };
+    let effects = scene.effects(&session, message, now_ms);
+    if scene.orders.is_beside_words {
+        return beside_words(db, scene, &effects, message, decision, preview, begins, now_ms);
+    }
+    let run = effects.iter().find_map(|effect| scene.run_of(effect, message));
+    let accepted = accept::accept(db, run.as_ref().unwrap_or(message), decision, preview, Begins::Later, now_ms)?;
+    let Accepted::New(mut stored) = accepted else { return Ok(vec![Fact::Accepted(Box::new(accepted))]) };
+    let mut facts = Vec::new();
+    let (mut lines, mut is_notice, mut stops) = (Vec::new(), false, false);
+    for effect in effects {
+        match effect {
+            Effect::Text(text) => lines.push(text),
+            Effect::Patch { fields, said } => match scene.call_twin(db, "sessions.patch", message, fields) {
+                Ok(changed) => {
+                    facts.extend(changed);
+                    lines.push(said);
+                }
+                Err(StoreError::Refused(error)) => lines.push(error.message),
+                Err(error) => return Err(error),
+            },
+            Effect::Reset { reason, said, .. } => {
+                let mut fields = Map::new();
+                fields.insert("reason".to_owned(), json!(reason));
+                facts.extend(scene.call_twin(db, "sessions.reset", message, fields)?);
+                lines.push(said);
+                is_notice = true;
+            }
+            Effect::Abort => {
+                stops = true;
+                let said = if scene.is_busy { "Stopped what was running." } else { "Nothing is running." };
+                lines.push(said.to_owned());
+            }
+            Effect::Compact { .. } => {}
+        }
+    }
+    if let Some(run) = run {
+        let entry = db.session(message.session.as_str())?.map(|session| session.entry).unwrap_or_default();
+        stored.wishes = scheduler::wishes(&entry);
+        if begins == Begins::Now {
+            stored.added = Some(accept::begin(db, stored.inbox_id, &run, now_ms)?);
+        }
+        facts.push(Fact::CarriedOut(Box::new(CarriedOut::Runs(Box::new(run), stored))));
+        return Ok(facts);
+    }
+    let text = lines.join("\n");
+    let asked = accept::enter_command(db, message, now_ms)?;
+    let answer = add_answer(db, message, &message.run_id, &text, now_ms)?;
+    db.inbox_set_state(stored.inbox_id, InboxState::Done, None)?;
+    let verdict = serde_json::to_string(&verdict(now_ms)).expect("a verdict is strings and numbers");
+    db.idempotency_finish(&accept::run_key(&message.run_id), Ok(&verdict), now_ms)?;
+    let said =
+        Said { text, message: answer.message.clone(), session_id: answer.session.session_id.clone(), is_notice, stops };
+    facts.push(Fact::CarriedOut(Box::new(CarriedOut::Said(said))));
+    for added in [asked, answer] {
+        let row = row::wire_v4(&added.session, &Context::of(&scene.snapshot.config), now_ms);
+        facts.extend(Fact::of_added(&message.session, added, "send", row));
+    }
+    Ok(facts)
+}
+
+/// Commands among words are answered beside the run of the words, under a name of their own.
+#[expect(clippy::too_many_arguments, reason = "the parts of one message on its way")]
+fn beside_words(
+    db: &Db<'_>,
+    scene: &Scene,
+    effects: &[Effect],
+    message: &Message,
+    decision: &Decision,
+    preview: String,
+    begins: Begins,
+    now_ms: i64,
+) -> Result<Vec<Fact>, StoreError> {
+    let accepted = accept::accept(db, message, decision, preview, begins, now_ms)?;
+    let is_new = matches!(accepted, Accepted::New(_));
+    let mut facts = vec![Fact::Accepted(Box::new(accepted))];
+    for (idx, effect) in effects.iter().enumerate().filter(|_| is_new) {
+        let Effect::Text(text) = effect else { continue };
+        let added = add_answer(db, message, &format!("{}:command:{idx}", message.run_id), text, now_ms)?;
+        let row = row::wire_v4(&added.session, &Context::of(&scene.snapshot.config), now_ms);
+        let shown = Fact::Injected {
+            key_as_sent: message.session.as_str().to_owned(),
+            key: message.session.clone(),
+            message: added.message.clone(),
+            message_id: added.message_id.clone(),
+        };
+        facts.extend(Fact::of_added(&message.session, added, "send", row));
+        facts.push(shown);
+    }
+    Ok(facts)
+}
+
+fn add_answer(
+    db: &Db<'_>,
+    message: &Message,
+    key: &str,
+    text: &str,
+    now_ms: i64,
+) -> Result<transcript::Added, StoreError> {
+    let new = transcript::New {
+        role: "assistant",
+        content: json!([{ "type": "text", "text": text }]),
+        metadata: json!({ "runId": message.run_id, "idempotencyKey": key }),
+        idempotency_key: Some(key),
+        extra: &transcript::answer_fields(),
+        route: None,
+    };
+    transcript::add(db, &message.session, &new, now_ms)
+}
+
+fn verdict(now_ms: i64) -> Verdict {
+    Verdict { status: "ok".to_owned(), started_at: now_ms, ended_at: now_ms, error: None, stop_reason: None }
+}
+
+impl Scene {
+    /// What the orders come to. One that its sender may not give comes to being told so.
+    fn effects(&self, session: &crate::store::sessions::SessionRow, message: &Message, now_ms: i64) -> Vec<Effect> {
+        let config = &self.snapshot.config;
+        let facts = setting::facts(config, &self.models, session, now_ms);
+        let mut by_provider: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (model, _) in self.models.all() {
+            by_provider.entry(model.provider.clone()).or_default().push(model.model.clone());
+        }
+        let models: Vec<(String, Vec<String>)> = by_provider.into_iter().collect();
+        let caller = &self.orders.call.caller;
+        let scopes: Vec<Scope> = caller.scopes.names().iter().filter_map(|name| Scope::parse(name)).collect();
+        let ground = Ground {
+            session,
+            facts: &facts,
+            context: &Context::of(config),
+            models: &models,
+            sender: message.sender.as_deref(),
+            scopes: &scopes,
+        };
+        let come_to = |given: &Given| {
+            let effect = given.command.effect(&ground, given.argument.as_deref());
+            match self.may(given, &effect, message) {
+                Ok(()) => effect,
+                Err(error) => Effect::Text(format!("/{} was not carried out: {}.", given.command.name, error.message)),
+            }
+        };
+        self.orders.given.iter().map(come_to).collect()
+    }
+
+    /// Whether the sender may: what the command's row says, and what the method says that does the same.
+    fn may(&self, given: &Given, effect: &Effect, message: &Message) -> Result<(), RpcError> {
+        let caller = &self.orders.call.caller;
+        let asks = match given.command.needs(given.argument.as_deref()) {
+            Scope::Read => need::SESSIONS_READ,
+            Scope::Write => need::SESSIONS_WRITE,
+            other => Need::Scope(other),
+        };
+        authorize(asks, caller, None)?;
+        let (twin, fields) = match effect {
+            Effect::Patch { fields, .. } => ("sessions.patch", fields.clone()),
+            Effect::Reset { .. } => ("sessions.reset", Map::new()),
+            Effect::Compact { .. } => ("sessions.compact", Map::new()),
+            Effect::Abort => ("chat.abort", Map::new()),
+            Effect::Text(_) => return Ok(()),
+        };
+        let Some(method) = table::find(twin) else { return Err(no_twin(twin)) };
+        authorize(method.need(caller.protocol), caller, Some(&params(message, fields)))
+    }
+
+    /// Calls the method that does what a command does, in this transaction; says what changed.
+    fn call_twin(
+        &self,
+        db: &Db<'_>,
+        name: &'static str,
+        message: &Message,
+        fields: Map<String, Value>,
+    ) -> Result<Vec<Fact>, StoreError> {
+        match table::find(name).map(|method| method.run) {
+            Some(Run::Store(handler)) => {
+                // The call keeps the name of the method it came by, for the audit trail.
+                let cx = StoreCx { db, snapshot: self.snapshot.clone(), call: self.orders.call.clone() };
+                handler(cx, Some(&params(message, fields))).map(|done| done.facts)
+            }
+            _ => Err(no_twin(name).into()),
+        }
+    }
+
+    /// The message whose run an effect is; `None`: it is none.
+    fn run_of(&self, effect: &Effect, message: &Message) -> Option<Message> {
+        let mut run = message.clone();
+        match effect {
+            Effect::Reset { then, .. } => {
+                let greets = self.orders.call.protocol() == Protocol::V3;
+                run.text = then.clone().or_else(|| greets.then(|| GREETING.to_owned()))?;
+            }
+            Effect::Compact { instructions } => run.wish.compact = Some(instructions.clone().unwrap_or_default()),
+            Effect::Patch { .. } | Effect::Abort | Effect::Text(_) => return None,
+        }
+        // It is not for the run that goes on now.
+        run.wish.queue_mode = Some("followup".to_owned());
+        Some(run)
+    }
+}
+
+fn params(message: &Message, mut fields: Map<String, Value>) -> String {
+    fields.insert("key".to_owned(), json!(message.session.as_str()));
+    Value::Object(fields).to_string()
+}
+
+fn no_twin(name: &str) -> RpcError {
+    RpcError::new(ErrorCode::Unavailable, format!("{name} cannot be called"))
+}
+
+impl Gateway {
+    /// What a message with orders is handed to the store with.
+    pub(in crate::gateway) fn scene_of(&self, orders: &Arc<Orders>, session: &SessionKey) -> Scene {
+        Scene {
+            orders: Arc::clone(orders),
+            snapshot: self.snapshot(),
+            models: Arc::clone(&self.runs.models),
+            is_busy: self.runs.open.values().any(|open| open.message.session == *session),
+        }
+    }
+
+    /// A command is answered, durably: who waits is told, and everybody who follows the session.
+    pub(in crate::gateway) fn tell_said(&mut self, now: Now, message: &Message, waiters: Vec<Waiter>, said: &Said) {
+        if said.stops {
+            self.stop_session(now, &message.session, Why::Stop);
+        }
+        let verdict = verdict(now.wall_ms);
+        let past = PastRun { verdict: verdict.clone(), expires_ms: now.wall_ms + IDEMPOTENCY_TTL_MS };
+        self.inbound.remember(message.run_id.clone(), past);
+        let mut key_as_sent = message.session.as_str().to_owned();
+        let mut seconds = Vec::new();
+        for waiter in &waiters {
+            match waiter {
+                Waiter::Call { key_as_sent: sent, .. } => sent.clone_into(&mut key_as_sent),
+                Waiter::Agent { conn, id, .. } => seconds.push((*conn, id.clone())),
+                Waiter::Hook { .. } => {}
+            }
+        }
+        self.tell_accepted(now, message, waiters);
+        self.show_said(message, &key_as_sent, said);
+        for (conn, id) in seconds {
+            let protocol = self.clients.ready(conn).map_or(Protocol::V4, |ready| ready.caller.protocol);
+            self.answer_request(conn, &id, Json::of(&second_answer(message, said, protocol)));
+        }
+        self.tell_waits(&message.run_id, &verdict);
+    }
+
+    /// The one event of a command (protocol 11.3).
+    fn show_said(&mut self, message: &Message, key_as_sent: &str, said: &Said) {
+        for protocol in [Protocol::V3, Protocol::V4] {
+            let name = if protocol == Protocol::V3 { key_as_sent } else { message.session.as_str() };
+            let payload = json!({
+                "runId": message.run_id,
+                "sessionKey": name,
+                "seq": 1,
+                "state": "final",
+                "message": shown(said, protocol),
+            });
+            if let Ok(payload) = Json::of(&payload) {
+                self.broadcast(&broadcast::CHAT, For::SessionRunsOn(&message.session, protocol), &payload);
+            }
+        }
+    }
+}
+
+/// The answer to a command as its event shows it.
+fn shown(said: &Said, protocol: Protocol) -> Value {
+    let mut message = said.message.clone();
+    let Some(fields) = message.as_object_mut() else { return message };
+    fields.remove("__openclaw");
+    match (protocol, said.is_notice) {
+        (Protocol::V3, _) => {
+            for unknown in ["idempotencyKey", transcript::ASIDE] {
+                fields.remove(unknown);
+            }
+        }
+        (Protocol::V4, true) => {
+            fields.remove(transcript::ASIDE);
+            message["content"][0]["openclawStatusNotice"] = json!(true);
+        }
+        (Protocol::V4, false) => message["__openclaw"] = json!({ "contextFreeCommand": true }),
+    }
+    message
+}
+
+/// The second answer of `agent`.
+fn second_answer(message: &Message, said: &Said, protocol: Protocol) -> Value {
+    let mut payload = json!({ "text": said.text });
+    match protocol {
+        Protocol::V3 => payload["mediaUrl"] = Value::Null,
+        Protocol::V4 if said.is_notice => payload["isStatusNotice"] = json!(true),
+        Protocol::V4 => {}
+    }
+    json!({
+        "runId": message.run_id,
+        "status": "ok",
+        "summary": "completed",
+        "result": {
+            "payloads": [payload],
+            "meta": { "durationMs": 0, "agentMeta": { "sessionId": said.session_id } },
+        },
+    })
+}
