@@ -216,7 +216,7 @@ fn send(gateway: &mut Gateway, call: &Call, params: SendParams) -> Result<(), Rp
         return Err(RpcError::invalid("message or attachment required"));
     }
     let session = session_key(&params.session_key.0, params.agent_id.as_ref(), &gateway.keys)?;
-    if normalise::is_stop_word(&text) {
+    if normalise::is_stop_word(&text) || commands::is_stop(&text) {
         let now = gateway.now;
         let run_ids = gateway.stop_session(now, &session, Why::Stop);
         let answer = Json::of(&json!({ "ok": true, "aborted": !run_ids.is_empty(), "runIds": run_ids }))?;

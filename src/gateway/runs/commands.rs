@@ -71,6 +71,11 @@ pub(in crate::gateway) fn take(message: &mut Message, call: &Call) -> Option<Box
     }
 }
 
+/// Whether a message is `/stop` or one of its other names and nothing else.
+pub(in crate::gateway) fn is_stop(text: &str) -> bool {
+    matches!(commands::parse(text), Parsed::Commands(given) if given.len() == 1 && given[0].command.name == "stop")
+}
+
 /// Puts a directive into the wish; `false`: it is none.
 fn wish_for(wish: &mut Wish, given: &Given) -> bool {
     let Some(argument) = given.argument.as_deref() else { return false };
