@@ -405,6 +405,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_between_a_person_and_the_program_is_no_part_of_it() {
+        let row = |extra: Value| MessageRow {
+            seq: 1,
+            message_id: "m".to_owned(),
+            parent_id: None,
+            role: "user".to_owned(),
+            idempotency_key: None,
+            at_ms: NOW_MS,
+            size_bytes: 1,
+            message: Some(extra.to_string()),
+        };
+        let reading = Reading { session_id: "s", provider: "p", model: "m", budget: 9, zone: None, images: &[] };
+        assert!(told(&row(json!({ "content": "/new", "excludeFromContext": true })), &reading).is_none());
+        assert!(told(&row(json!({ "content": "/new", "excludeFromContext": false })), &reading).is_some());
+    }
+
+    #[test]
     fn reads_what_was_said_and_leaves_notes_out() {
         let none = || json!({});
         let read = messages(&[

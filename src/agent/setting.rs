@@ -67,7 +67,8 @@ impl Setting {
         let agent = input.session.agent().unwrap_or(DEFAULT_AGENT).to_owned();
         let of_agent = settings.agents.get(&agent).or_else(|| settings.agents.list.first());
         let asked = input.ask.model.as_deref();
-        let Choice { chain, profile, window, thinking } = Choice::of(&input.config, &input.models.get(), &session, asked)?;
+        let Choice { chain, profile, window, thinking } =
+            Choice::of(&input.config, &input.models.get(), &session, asked)?;
         let thinking = input.ask.thinking.unwrap_or(thinking);
         let first = chain.first();
         let zone = context::zone(runs);

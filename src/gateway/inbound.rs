@@ -210,6 +210,8 @@ impl Gateway {
         let rules = Arc::clone(&self.rules);
         let judged = Arc::clone(&request);
         let limit = self.config.settings.runtime.eval_timeout;
+        // What asks for models reads files and may run programs: not on the thread that writes.
+        let models = orders.as_ref().map(|_| self.models_for_commands());
         let way = OnItsWay {
             message: Arc::new(message),
             orders: orders.map(Arc::from),
@@ -221,6 +223,9 @@ impl Gateway {
         self.inbound.on_their_way.insert(ticket, way);
         let work = Work::Defend(Box::new(move |started| {
             let decision = rules.evaluate(&judged, || started.elapsed() > limit);
+            if let Some(models) = models {
+                models.get();
+            }
             Done { answer: None, facts: vec![Fact::Judged(Box::new(decision))] }
         }));
         self.effects.push_back(Effect::Start(Job { origin: Origin::Message(ticket), work }));

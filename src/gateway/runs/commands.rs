@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 
 use super::close::Verdict;
 use crate::agent::commands::{self, Effect, Given, Ground, Parsed};
-use crate::agent::models::Models;
+use crate::agent::models::LazyModels;
 use crate::agent::setting;
 use crate::agent::stop::Why;
 use crate::defender::decision::Decision;
@@ -95,7 +95,7 @@ fn wish_for(wish: &mut Wish, given: &Given) -> bool {
 pub(in crate::gateway) struct Scene {
     pub(in crate::gateway) orders: Arc<Orders>,
     pub(in crate::gateway) snapshot: Snapshot,
-    pub(in crate::gateway) models: Arc<Models>,
+    pub(in crate::gateway) models: Arc<LazyModels>,
     /// Whether something runs or waits in the session.
     pub(in crate::gateway) is_busy: bool,
 }
@@ -256,9 +256,10 @@ impl Scene {
     /// What the orders come to. One that its sender may not give comes to being told so.
     fn effects(&self, session: &crate::store::sessions::SessionRow, message: &Message, now_ms: i64) -> Vec<Effect> {
         let config = &self.snapshot.config;
-        let facts = setting::facts(config, &self.models, session, now_ms);
+        let models = self.models.get();
+        let facts = setting::facts(config, &models, session, now_ms);
         let mut by_provider: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for (model, _) in self.models.all() {
+        for (model, _) in models.all() {
             by_provider.entry(model.provider.clone()).or_default().push(model.model.clone());
         }
         let models: Vec<(String, Vec<String>)> = by_provider.into_iter().collect();
@@ -347,6 +348,11 @@ fn no_twin(name: &str) -> RpcError {
 }
 
 impl Gateway {
+    /// The models that commands ask about, to be made before the store's thread needs them.
+    pub(in crate::gateway) fn models_for_commands(&self) -> Arc<LazyModels> {
+        Arc::clone(&self.runs.models)
+    }
+
     /// What a message with orders is handed to the store with.
     pub(in crate::gateway) fn scene_of(&self, orders: &Arc<Orders>, session: &SessionKey) -> Scene {
         Scene {
@@ -438,4 +444,63 @@ fn second_answer(message: &Message, said: &Said, protocol: Protocol) -> Value {
             "meta": { "durationMs": 0, "agentMeta": { "sessionId": said.session_id } },
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::commands::{COMMANDS, Place};
+
+    #[test]
+    fn every_directive_has_its_wish() {
+        let mut n_directives = 0;
+        for command in COMMANDS {
+            let Place::Directive(is_meant) = command.place else { continue };
+            n_directives += 1;
+            let argument = ["high", "a/b", "collect"].into_iter().find(|word| is_meant(word)).unwrap();
+            let mut wish = Wish::default();
+            let given = Given { command, argument: Some(argument.to_owned()) };
+            assert!(wish_for(&mut wish, &given), "/{}", command.name);
+            assert!(!wish.is_empty(), "/{}", command.name);
+        }
+        assert_eq!(n_directives, 3);
+    }
+
+    #[test]
+    fn every_method_that_does_the_same_can_be_called_on_the_store() {
+        for name in ["sessions.patch", "sessions.reset"] {
+            assert!(matches!(table::find(name).unwrap().run, Run::Store(_)), "{name}");
+        }
+        for name in ["sessions.compact", "chat.abort"] {
+            assert!(table::find(name).is_some(), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_answer_is_shown_in_the_words_of_each_protocol() {
+        let extra: Map<String, Value> =
+            transcript::answer_fields().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let mut message = json!({
+            "role": "assistant", "content": [{ "type": "text", "text": "x" }], "timestamp": 1, "idempotencyKey": "r",
+            "__openclaw": { "id": "m", "runId": "r" },
+        });
+        row::set_all(&mut message, Value::Object(extra));
+        let said = |is_notice| Said {
+            text: "x".to_owned(),
+            message: message.clone(),
+            session_id: "s".to_owned(),
+            is_notice,
+            stops: false,
+        };
+        let old = shown(&said(false), Protocol::V3);
+        assert!(["idempotencyKey", "excludeFromContext", "__openclaw"].iter().all(|name| old.get(name).is_none()));
+        let new = shown(&said(false), Protocol::V4);
+        assert_eq!(
+            (&new["excludeFromContext"], &new["__openclaw"]),
+            (&json!(true), &json!({ "contextFreeCommand": true }))
+        );
+        let notice = shown(&said(true), Protocol::V4);
+        assert_eq!(notice["content"][0]["openclawStatusNotice"], true);
+        assert!(notice.get("excludeFromContext").is_none() && notice.get("__openclaw").is_none());
+    }
 }

@@ -181,6 +181,18 @@ impl Client {
         Reply { who: self.name.clone(), method: String::from("(raw)"), outcome }
     }
 
+    /// The second answer to a request that gets two.
+    #[track_caller]
+    pub(crate) fn second_answer(&self, pending: &Pending) -> Value {
+        let mut n_seen = 0;
+        let found = self.inbox.wait(pending.from, Instant::now() + PATIENCE, |arrival| {
+            let frame = (arrival.socket == self.socket.id).then(|| arrival.frame()).flatten()?;
+            n_seen += u32::from(frame["type"] == "res" && frame["id"] == pending.id.as_str());
+            (n_seen == 2).then(|| frame.clone())
+        });
+        found.unwrap_or_else(|| panic!("{}: no second answer to {}", self.name, pending.method)).1
+    }
+
     /// A place in the log, for [`Client::next_answer`].
     pub(crate) fn mark(&self) -> usize {
         self.inbox.len()
