@@ -22,6 +22,10 @@ mod advisories;
 mod bad_input;
 // What a kill leaves behind.
 mod durability;
+// Turns with a model, as clients see them.
+mod turns;
+// Turns that are killed at every point.
+mod chaos;
 // Our own command line, as scripts use it.
 mod command_line;
 // Ways in, and what each leaves behind.

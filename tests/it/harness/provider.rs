@@ -17,7 +17,7 @@ mod rules;
 mod turn;
 mod wire;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -91,7 +91,8 @@ struct State {
     requests: Vec<Request>,
     problems: Vec<String>,
     keys: Vec<String>,
-    connections: Vec<TcpStream>,
+    /// Those that are open, by their number.
+    connections: BTreeMap<usize, TcpStream>,
     released: usize,
     holding: usize,
     may_be_wrong: bool,
@@ -127,7 +128,7 @@ impl Provider {
             requests: Vec::new(),
             problems: Vec::new(),
             keys: vec![KEY.to_owned()],
-            connections: Vec::new(),
+            connections: BTreeMap::new(),
             released: 0,
             holding: 0,
             may_be_wrong: false,
@@ -142,7 +143,7 @@ impl Provider {
                 }
                 let Ok(stream) = stream else { return };
                 let Ok(kept) = stream.try_clone() else { continue };
-                accepting.lock().connections.push(kept);
+                accepting.lock().connections.insert(number, kept);
                 let (shared, config) = (Arc::clone(&accepting), config.clone());
                 let serve = move || serve(number, stream, config, &shared);
                 threads::spawn("double", threads::STACK_BYTES_DEEP, serve).expect("a thread can be started");
@@ -203,9 +204,31 @@ impl Provider {
         self.shared.changed.notify_all();
     }
 
+    /// Forgets what it was asked so far, for a test that asks without end.
+    pub(crate) fn forget_requests(&self) {
+        self.shared.lock().requests.clear();
+    }
+
+    /// Waits until whoever asked over this connection has closed it, and says how long that took; `None`: it is open
+    /// still after `within`.
+    pub(crate) fn hung_up_after(&self, connection: usize, within: Duration) -> Option<Duration> {
+        let began = Instant::now();
+        let open = self.shared.lock().connections.get(&connection).map(|stream| stream.try_clone());
+        let Some(stream) = open else { return Some(Duration::ZERO) };
+        let stream = stream.expect("a descriptor is free");
+        stream.set_read_timeout(Some(within)).expect("the time is not zero");
+        let has_ended = match stream.peek(&mut [0; 1]) {
+            Ok(n) => n == 0,
+            Err(error) => !matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut),
+        };
+        // The option is the socket's, not this handle's. An error means that the socket is gone.
+        let _ = stream.set_read_timeout(None);
+        has_ended.then(|| began.elapsed())
+    }
+
     /// Closes every connection, as a provider does with those that were idle for too long.
     pub(crate) fn drop_connections(&self) {
-        for stream in self.shared.lock().connections.drain(..) {
+        for stream in std::mem::take(&mut self.shared.lock().connections).into_values() {
             // An error means that its peer was faster.
             let _ = stream.shutdown(Shutdown::Both);
         }
@@ -256,7 +279,7 @@ impl Drop for Provider {
         let _ = TcpStream::connect(self.address);
         let (problems, may_be_wrong) = {
             let mut state = self.shared.lock();
-            for stream in state.connections.drain(..) {
+            for stream in std::mem::take(&mut state.connections).into_values() {
                 let _ = stream.shutdown(Shutdown::Both);
             }
             (std::mem::take(&mut state.problems), state.may_be_wrong)
@@ -349,6 +372,7 @@ fn serve(number: usize, stream: TcpStream, tls: Option<Arc<rustls::ServerConfig>
         }
     }
     let _ = raw.shutdown(Shutdown::Both);
+    shared.lock().connections.remove(&number);
 }
 
 fn read_request(number: usize, reader: &mut BufReader<Box<dyn Stream>>, shared: &Shared) -> Option<Request> {
