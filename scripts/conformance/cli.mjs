@@ -9,6 +9,10 @@ const COMMAND_MS = 120_000;
 const json = (holds) => (text) => holds(JSON.parse(text.slice(text.search(/[[{]/))));
 const has = (pattern) => (text) => pattern.test(text);
 
+// What the stub model says when nothing else is asked of it, as `agent` gives it.
+const ANSWER = 'Hello from the stub model.';
+const answered = (v) => v.status === 'ok' && v.result.payloads.some((payload) => payload.text === ANSWER);
+
 // words; what the gateway must have answered well; what must have been printed. URL stands for --url and --token.
 const both = [
   [['gateway', 'call', 'health', '--json', 'URL'], ['health'], json((v) => v.ok === true)],
@@ -25,6 +29,10 @@ const both = [
   [['channels', 'status'], ['channels.status'], has(/Gateway reachable/)],
   [['logs', '--json', '--limit', '5', 'URL'], ['logs.tail'], has(/"type":"meta"/)],
   [['logs', '--limit', '5'], ['logs.tail'], has(/Log file: /)],
+  [['agent', '--agent', 'main', '--message', 'hello', '--json'], ['agent'], json(answered)],
+  [['agent', '--agent', 'main', '--message', 'hello'], ['agent'], has(new RegExp(ANSWER))],
+  [['agent', '--session-id', 'SESSION', '--message', 'hello', '--json'], ['agent'], json(answered)],
+  [['agent', '--agent', 'main', '--message', '[[say:one two three]]', '--thinking', 'low', '--json'], ['agent'], json((v) => v.result.payloads[0].text === 'one two three')],
 ];
 const commands = {
   '2026.9.6': [
@@ -58,7 +66,7 @@ async function runRelease(release, gateway, say) {
   fs.writeFileSync(file, JSON.stringify({ gateway: { mode: 'remote', remote: { url, token: gateway.token } }, update: { checkOnStart: false } }));
   const env = { HOME: home, TZ: 'UTC', NO_COLOR: '1', PATH: `${path.dirname(node)}:/usr/bin:/bin`, OPENCLAW_STATE_DIR: home, OPENCLAW_CONFIG_PATH: file };
   for (const [words, methods, holds] of commands[release]) {
-    const args = words.flatMap((word) => (word === 'URL' ? ['--url', url, '--token', gateway.token] : [word]));
+    const args = words.flatMap((word) => (word === 'URL' ? ['--url', url, '--token', gateway.token] : word === 'SESSION' ? [`conformance-${release}`] : [word]));
     const from = witness.connections.length;
     const { code, out, err } = await run(args, { cwd: releases[release].folder, env });
     const calls = witness.connections.slice(from).flatMap((c) => c.calls);

@@ -47,6 +47,29 @@ export async function runClientLibrary({ gateway, say }) {
     const error = await ann.client.request('no.such.method', {}).then(() => null, (e) => e);
     equal(error?.gatewayCode ?? error?.code, 'INVALID_REQUEST');
   });
+  const chats = (seen, runId) => seen.events.filter((e) => e.event === 'chat' && e.payload.runId === runId).map((e) => e.payload);
+  await check('chats: the answer is streamed, then final', async () => {
+    const runId = crypto.randomUUID();
+    const started = await bob.client.request('chat.send', { sessionKey: 'agent:main:library', message: '[[say:one two three four five six]]', idempotencyKey: runId });
+    equal([started.runId, started.status], [runId, 'started']);
+    await until(() => chats(bob.seen, runId).some((e) => e.state === 'final'), () => `chat events: ${chats(bob.seen, runId).map((e) => e.state)}`);
+    const texts = chats(bob.seen, runId).filter((e) => e.state === 'delta').map((e) => e.message.content[0].text);
+    if (!texts.length || !texts.every((text, i) => 'one two three four five six'.startsWith(text) && text.length > (texts[i - 1] ?? '').length)) throw new Error(`deltas: ${texts}`);
+    equal(chats(bob.seen, runId).at(-1).message.content[0].text, 'one two three four five six');
+    const { messages } = await bob.client.request('chat.history', { sessionKey: 'agent:main:library' });
+    equal(messages.map((m) => m.role), ['user', 'assistant']);
+  });
+  await check('asks an agent and waits for its last words', async () => {
+    const answer = await bob.client.request('agent', { message: 'hello', sessionKey: 'agent:main:library', idempotencyKey: crypto.randomUUID() }, { expectFinal: true });
+    equal([answer.status, answer.result.payloads[0].text], ['ok', 'Hello from the stub model.']);
+  });
+  await check('stops an answer', async () => {
+    const runId = crypto.randomUUID();
+    await bob.client.request('chat.send', { sessionKey: 'agent:main:library', message: '[[slow]]', idempotencyKey: runId });
+    await until(() => chats(bob.seen, runId).some((e) => e.state === 'delta'), () => 'nothing was streamed');
+    equal((await bob.client.request('chat.abort', { sessionKey: 'agent:main:library', runId })).runIds, [runId]);
+    await until(() => chats(bob.seen, runId).some((e) => e.state === 'aborted'), () => `chat events: ${chats(bob.seen, runId).map((e) => e.state)}`);
+  });
   await check('gets events', async () => {
     const carol = open({ mode: 'ui', clientName: 'openclaw-macos', instanceId: 'carols-mac', deviceIdentity: identity(), hostDeps: signing, scopes: ['operator.read'] });
     await until(() => bob.seen.events.some((e) => e.event === 'presence' && JSON.stringify(e.payload).includes('carols-mac')), () => `events: ${bob.seen.events.map((e) => e.event)}`);
@@ -91,7 +114,7 @@ function identity() {
     publicKeyPem: publicKey.export({ type: 'spki', format: 'pem' }), privateKeyPem: privateKey.export({ type: 'pkcs8', format: 'pem' }),
   };
 }
-function equal(actual, wanted) { if (actual !== wanted) throw new Error(`${JSON.stringify(actual)}, expected ${JSON.stringify(wanted)}`); }
+function equal(actual, wanted) { if (JSON.stringify(actual) !== JSON.stringify(wanted)) throw new Error(`${JSON.stringify(actual)}, expected ${JSON.stringify(wanted)}`); }
 async function until(holds, otherwise) {
   const deadline = Date.now() + WAIT_MS;
   while (!holds()) {

@@ -1,4 +1,5 @@
-// (e) Both released Control UI builds, served by the gateway, in a real browser: they load, sign in by token, show chat and overview.
+// (e) Both released Control UI builds, served by the gateway, in a real browser: they load, sign in by token, show chat and overview,
+// and a message that is typed into the chat is answered.
 import fs from 'node:fs';
 import { createRequire } from 'node:module';
 import path from 'node:path';
@@ -8,6 +9,8 @@ import { startModel } from './model.mjs';
 import { startWitness } from './witness.mjs';
 
 const WAIT_MS = 30_000;
+// What the model is asked to say.
+const ANSWER = 'The lamp in the attic is on.';
 const ARGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'];
 
 // How each build is signed in to, and its views: path, what must be on the page, what the gateway must have answered.
@@ -91,6 +94,31 @@ export async function runControlUis({ release, token, say }) {
         }
       });
     }
+    // A turn as a person has it: typed, sent, and read.
+    await check('answers a typed message', async () => {
+      const shown = page.getByText(ANSWER).locator('visible=true');
+      try {
+        await page.goto(base + views[0][1], { waitUntil: 'load', timeout: WAIT_MS });
+        const field = page.locator('textarea, [contenteditable="true"]').locator('visible=true').first();
+        await field.waitFor({ timeout: WAIT_MS });
+        // Its page sends nothing before it is connected.
+        await until(() => answered(views[0][2]).length === 0, () => `not answered: ${answered(views[0][2])}`);
+        await field.fill(`Say it: [[say:${ANSWER}]]`);
+        await field.press('Enter');
+        await until(() => answered(['chat.send']).length === 0, () => 'chat.send was not called');
+        // Beside what was typed, which the directive makes hold the same words.
+        const deadline = Date.now() + WAIT_MS;
+        while (await page.getByText(ANSWER, { exact: true }).count() === 0) {
+          if (Date.now() > deadline) throw new Error('the answer is not on the page');
+          await new Promise((done) => setTimeout(done, 100));
+        }
+        await shown.first().waitFor({ timeout: WAIT_MS });
+        const ends = witness.connections.flatMap((c) => c.events).filter((e) => e.event === 'chat' && e.payload.state === 'final');
+        if (!ends.some((e) => e.payload.message?.content?.[0]?.text === ANSWER)) throw new Error(`no final event: ${JSON.stringify(ends)}`);
+      } finally {
+        await page.screenshot({ path: path.join(folder, `control-ui-${build}-answer.png`), animations: 'disabled' });
+      }
+    });
     await check('runs without a script error', async () => { if (broken.length) throw new Error([...new Set(broken)].join('; ').slice(0, 400)); });
     const refused = witness.connections.flatMap((c) => c.calls).filter((call) => !call.frame.ok).map((call) => `${call.method}: ${call.frame.error?.message}`);
     if (refused.length) say(`     refused: ${[...new Set(refused)].join('; ').slice(0, 1200)}`);
