@@ -7,6 +7,7 @@ import { cleanUp, recordedConfig, releases, root, startGateway, temporary } from
 import { startModel } from './model.mjs';
 import { runReplays } from './replay.mjs';
 import { validateAnswers } from './schema.mjs';
+import { runTerminalPages } from './tui.mjs';
 import { runControlUis } from './ui.mjs';
 
 const words = process.argv.slice(2);
@@ -15,7 +16,7 @@ const short = words.includes('--short');
 const verbose = words.includes('--verbose');
 const release = option('--against');
 if (release && !releases[release]) { console.error(`--against takes one of ${Object.keys(releases).join(', ')}`); process.exit(2); }
-const parts = option('--only')?.split(',') ?? (short ? ['cli', 'client', 'schema'] : ['cli', 'client', 'replay', 'ui', 'schema']);
+const parts = option('--only')?.split(',') ?? (short ? ['cli', 'client', 'schema'] : ['cli', 'client', 'tui', 'replay', 'ui', 'schema']);
 const say = (line) => console.log(line);
 const token = 'conformance-token-4c1d';
 fs.mkdirSync(path.join(root, 'target/conformance'), { recursive: true });
@@ -33,13 +34,14 @@ const part = async (name, run) => {
 
 let failed = null;
 try {
-  if (parts.includes('cli') || parts.includes('client')) {
+  if (['cli', 'client', 'tui'].some((name) => parts.includes(name))) {
     const model = await startModel();
     const protocol = release ? releases[release].protocol : 4;
     const gateway = await startGateway({ release, token, config: recordedConfig({ token, workspace: temporary('workspace'), modelPort: model.port, protocol }) });
     await part('cli', () => runCommandLines({ gateway, only: release, say }));
     // The published library speaks protocol 4 only.
     if (protocol === 4) await part('client', () => runClientLibrary({ gateway, say }));
+    await part('tui', () => runTerminalPages({ gateway, say }));
     await gateway.stop();
     model.stop();
   }
