@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the published clients of both released gateways, and their recorded answers, against our binary.
 #
-# usage: scripts/conformance.sh [--short] [--only cli,client,tui,replay,schema,ui] [--against 2026.9.6|2026.2.21] [--raise]
+# usage: scripts/conformance.sh [--short] [--only cli,client,openai,tui,replay,schema,ui] [--against 2026.9.6|2026.2.21] [--raise]
 #
 #   (a) cli     the real command lines of 2026.9.6 and 2026.2.21, each in a home of its own
 #   (b) client  @openclaw/gateway-client: connect, request, event, reconnect, refusal
@@ -9,6 +9,7 @@
 #   (d) replay  the recordings of fixtures/recordings, all families, both protocols
 #   (e) ui      both released Control UI builds served by our binary, signed in to in a real browser; screenshots in target/conformance
 #   (f) tui     the terminal pages of both released command lines, on a terminal that `script` (util-linux) makes
+#   (g) openai  the published `openai` package: models, completions, tools, responses, whole and streamed
 #
 # --short leaves out (d), which `cargo test` holds for the families that are built, (e) and (f).
 # --against calibrates the judges on a released gateway instead of ours (and holds no floor).

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Installs below $PEERS what the conformance run needs, each part once: a Node that runs both releases, the packages `openclaw`
-# 2026.9.6 and 2026.2.21, the client library, a JSON schema validator and a driver for the browser.
+# 2026.9.6 and 2026.2.21, the client library, the `openai` package, a JSON schema validator and a driver for the browser.
 # Package scripts are not run. With --short the browser is left out.
 set -euo pipefail
 : "${PEERS:?set PEERS to a folder that git ignores}"
-mkdir -p "$PEERS"/{node,oc96,oc221,gwc,tools}
+mkdir -p "$PEERS"/{node,oc96,oc221,gwc,openai,tools}
 npm_quiet=(--no-audit --no-fund --loglevel=error)
 
 start() { [ -f package.json ] || npm init -y >/dev/null; }
@@ -19,6 +19,9 @@ cd "$PEERS/oc96"
 cd "$PEERS/gwc"
 [ -d node_modules/@openclaw/gateway-client ] ||
   { start; npm i @openclaw/gateway-client@2026.9.1 @openclaw/gateway-protocol@2026.9.1 --ignore-scripts "${npm_quiet[@]}" >/dev/null; }
+
+cd "$PEERS/openai"
+[ -d node_modules/openai ] || { start; npm i openai@6.49.0 --ignore-scripts "${npm_quiet[@]}" >/dev/null; }
 
 cd "$PEERS/tools"
 [ -d node_modules/ajv ] || { start; npm i ajv@8 "${npm_quiet[@]}" >/dev/null; }

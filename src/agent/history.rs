@@ -117,6 +117,8 @@ fn answer_the_newest(conversation: &mut Conversation) {
 fn show_pictures(conversation: &mut Conversation, images: &[Part]) {
     if let Some(newest) = conversation.newest_user()
         && let Item::User(user) = &mut conversation.items[newest]
+        // Small ones stand in the transcript already.
+        && !user.parts.iter().any(|part| matches!(part, Part::Image { .. }))
     {
         user.parts.extend(images.iter().cloned());
     }

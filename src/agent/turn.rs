@@ -345,13 +345,16 @@ impl Turn<'_> {
         conversation: &Conversation,
         ask: &mut Asker<'_>,
     ) -> Result<Result<Answered, Failure>, End> {
+        let mut params = self.input.ask.params.clone();
+        // Every wire format has its own word for it.
+        let max_output_tokens = params.remove("max_completion_tokens").and_then(|tokens| tokens.as_u64());
         let prompt = Prompt {
             system: setting.system.clone(),
             messages: conversation.messages(),
             tools: setting.tools.clone(),
             thinking: setting.thinking,
-            max_output_tokens: None,
-            params: self.input.ask.params.clone(),
+            max_output_tokens,
+            params,
             conversation: setting.session.session_id.clone(),
         };
         self.partial.clear();

@@ -29,6 +29,15 @@ pub enum Effect {
     Admit(ConnId),
     /// Answer the HTTP request this connection waits for.
     Reply(ConnId, Box<HttpResponse>),
+    /// The answer to this connection's request takes its time: the core ends the wait, and not the clock of requests.
+    /// A peer that ends its side meanwhile is taken to have left.
+    Hold(ConnId),
+    /// Begin an answer that is written in pieces; the body is the first of them. Not before [`Effect::Hold`].
+    Begin(ConnId, Box<HttpResponse>),
+    /// One more piece of it. Who does not take them is dropped as a slow consumer.
+    Piece(ConnId, Vec<u8>),
+    /// That was all of it.
+    Finish(ConnId),
     /// Start a job; a full lane comes back as `Event::Shed`.
     Start(Job),
     /// The configuration changed: take over the limits that apply live.

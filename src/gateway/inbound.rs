@@ -15,6 +15,7 @@ use super::runs::commands::{self, CarriedOut, Orders};
 use super::runs::{Asker, OfSession};
 use super::stability::{Details, Kind};
 use super::{Fact, Gateway, routes};
+use crate::agent::stop::Why;
 use crate::defender::decision::{Action, Decision};
 use crate::defender::event::DecisionEvent;
 use crate::defender::quarantine::Quarantine;
@@ -65,6 +66,11 @@ pub enum Waiter {
         conn: ConnId,
         /// Which of its messages.
         idx: usize,
+    },
+    /// A request to `/v1/*`, which is answered when the run has ended.
+    OpenAi {
+        /// The waiting HTTP request.
+        conn: ConnId,
     },
 }
 
@@ -354,8 +360,14 @@ impl Gateway {
                 let key_as_sent = message.session.as_str().to_owned();
                 Some(Asker { conn: *conn, second: Some(id.clone()), key_as_sent })
             }
+            Waiter::OpenAi { conn } => {
+                let (second, key_as_sent) = (Some(message.run_id.clone()), message.session.as_str().to_owned());
+                Some(Asker { conn: *conn, second, key_as_sent })
+            }
             Waiter::Hook { .. } => None,
         });
+        let is_left = |waiter: &Waiter| matches!(waiter, Waiter::OpenAi { conn } if !self.is_openai(*conn));
+        let left = waiters.iter().any(is_left);
         self.tell_accepted(now, &message, waiters);
         let of_session = OfSession {
             id: stored.added.as_ref().map(|added| added.session.session_id.clone()),
@@ -369,6 +381,10 @@ impl Gateway {
             }
         }
         self.run_accepted(now, &message, stored.inbox_id, begins, of_session, asker);
+        if left {
+            // Who asked did not wait for this much.
+            self.stop_run(now, &message.run_id, Why::Rpc);
+        }
     }
 
     /// What a message ordered is done, and on disk.
@@ -506,6 +522,7 @@ impl Gateway {
                 let answer = result.and_then(|receipt| Json::of(&receipt.accepted(names_session)));
                 self.answer_request(conn, &id, answer);
             }
+            Waiter::OpenAi { conn } => self.openai_accepted(conn, result.map(|_| ())),
             Waiter::Hook { conn, idx } => {
                 let outcome = result.map(|receipt| routes::HookOutcome {
                     run_id: receipt.run_id.to_owned(),

@@ -28,6 +28,7 @@ pub mod inbound;
 pub mod limiter;
 pub mod locality;
 pub mod methods;
+pub mod openai;
 pub mod page;
 pub mod pairing;
 pub mod presence;
@@ -190,6 +191,8 @@ pub struct Gateway {
     runs: runs::Runs,
     /// HTTP requests that wait for a method's answer.
     http_calls: BTreeMap<ConnId, routes::HttpCall>,
+    /// Sessions of responses that may be continued.
+    responses: openai::Responses,
     reload: reload::Reload,
 
     next_tick: Instant,
@@ -261,6 +264,7 @@ impl Gateway {
             inbound: inbound::Inbound::new(kept.runs),
             runs,
             http_calls: BTreeMap::new(),
+            responses: openai::Responses::default(),
             next_tick: now.mono + tick,
             next_sweep: now.mono + PRESENCE_SWEEP,
             next_health: now.mono + Duration::from_millis(health::REFRESH_MS as u64),
@@ -276,9 +280,7 @@ impl Gateway {
             Event::Frame(conn, text) => self.text(now, conn, text),
             Event::Closed(conn, gone) => self.closed(now, conn, &gone),
             Event::Http(conn, request) => self.http(now, conn, *request),
-            Event::HttpGone(conn) => {
-                self.http_calls.remove(&conn);
-            }
+            Event::HttpGone(conn) => self.http_gone(now, conn),
             Event::Report(report) => self.report(now, *report),
             Event::Told(no, event) => self.run_told(now, no, *event),
             Event::Shed(origin, lane) => self.shed(now, origin, lane),
@@ -373,6 +375,7 @@ impl Gateway {
         }
         self.save_system_events(self.now);
         self.stop_all_runs();
+        self.end_openai_calls();
         if let Ok(payload) = Json::of(&serde_json::json!({ "reason": reason })) {
             self.broadcast(&broadcast::SHUTDOWN, For::All, &payload);
         }

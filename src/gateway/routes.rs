@@ -13,7 +13,7 @@ use super::effect::Effect;
 use super::http::{HttpRequest, HttpResponse};
 use super::limiter::{Kind, Subject};
 use super::locality::{Head, OriginVerdict};
-use super::{Gateway, inbound, table};
+use super::{Gateway, inbound, openai, table};
 use crate::intake::hooks::{self, Batch};
 use crate::protocol::ConnId;
 use crate::protocol::connect::{ClientId, ClientMode, Credentials};
@@ -52,6 +52,8 @@ pub enum HttpCall {
         /// What came of each message, in order.
         outcomes: Vec<Option<Result<HookOutcome, RpcError>>>,
     },
+    /// For its run to end (`/v1/*`).
+    OpenAi(Box<super::openai::Live>),
 }
 
 /// What came of one message of a webhook.
@@ -76,6 +78,9 @@ struct Route {
 
 enum Match {
     Exact(&'static str),
+    /// Everything below it, whatever the method.
+    Below(&'static str),
+    /// What posts below it.
     Under(&'static str),
 }
 
@@ -83,7 +88,7 @@ impl Match {
     fn fits(&self, path: &str) -> bool {
         match self {
             Match::Exact(exact) => path == *exact,
-            Match::Under(prefix) => path.starts_with(prefix),
+            Match::Below(prefix) | Match::Under(prefix) => path.starts_with(prefix),
         }
     }
 }
@@ -104,6 +109,10 @@ static ROUTES: &[Route] = &[
     Route { path: Match::Under("/webhooks/"), methods: &["POST"], handler: channel_hook },
     Route { path: Match::Under("/channel/"), methods: &["POST"], handler: channel_hook },
     Route { path: Match::Under("/channels/"), methods: &["POST"], handler: channel_hook },
+    Route { path: Match::Exact("/v1/models"), methods: &["GET"], handler: openai::models },
+    Route { path: Match::Below("/v1/models/"), methods: &["GET"], handler: openai::models },
+    Route { path: Match::Exact("/v1/chat/completions"), methods: &["POST"], handler: openai::chat },
+    Route { path: Match::Exact("/v1/responses"), methods: &["POST"], handler: openai::responses },
 ];
 const READ: &[&str] = &["GET", "HEAD"];
 
@@ -116,7 +125,7 @@ impl Gateway {
         } else {
             // Only what posts is for a webhook; a page may have views under the same names.
             let fits = |route: &&Route| {
-                route.path.fits(&path) && (matches!(route.path, Match::Exact(_)) || request.method == "POST")
+                route.path.fits(&path) && (!matches!(route.path, Match::Under(_)) || request.method == "POST")
             };
             match ROUTES.iter().find(fits) {
                 Some(route) if route.methods.contains(&request.method.as_str()) => {
@@ -131,20 +140,8 @@ impl Gateway {
         }
     }
 
-    pub(super) fn reply(&mut self, conn: ConnId, mut response: HttpResponse) {
-        for (name, value) in [
-            ("X-Content-Type-Options", "nosniff"),
-            ("Referrer-Policy", "no-referrer"),
-            ("Permissions-Policy", "camera=(), geolocation=(), payment=()"),
-        ] {
-            if !response.headers.iter().any(|(known, _)| known == name) {
-                response.headers.push((name.to_owned(), value.to_owned()));
-            }
-        }
-        if !response.headers.iter().any(|(name, _)| name == "Cache-Control") {
-            response.headers.push(("Cache-Control".to_owned(), "no-store".to_owned()));
-        }
-        self.effects.push_back(Effect::Reply(conn, Box::new(response)));
+    pub(super) fn reply(&mut self, conn: ConnId, response: HttpResponse) {
+        self.effects.push_back(Effect::Reply(conn, Box::new(dressed(response))));
     }
 
     /// Who makes an HTTP request, by its bearer.
@@ -283,6 +280,21 @@ impl Gateway {
         self.limiter.failed(subject, &rules, now.wall_ms);
         Err(text(401, "Unauthorized"))
     }
+}
+
+/// With the headers that every answer carries.
+pub(super) fn dressed(mut response: HttpResponse) -> HttpResponse {
+    for (name, value) in [
+        ("X-Content-Type-Options", "nosniff"),
+        ("Referrer-Policy", "no-referrer"),
+        ("Permissions-Policy", "camera=(), geolocation=(), payment=()"),
+        ("Cache-Control", "no-store"),
+    ] {
+        if !response.headers.iter().any(|(known, _)| known == name) {
+            response.headers.push((name.to_owned(), value.to_owned()));
+        }
+    }
+    response
 }
 
 fn live(gateway: &mut Gateway, _now: Now, _conn: ConnId, _request: &HttpRequest) -> Option<HttpResponse> {

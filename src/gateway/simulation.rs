@@ -169,7 +169,9 @@ impl World {
                         self.waiting.push_back(job);
                     }
                 }
-                Effect::Admit(_) | Effect::Reply(..) | Effect::Reconfigured | Effect::Stop => {}
+                // Nobody speaks HTTP here.
+                Effect::Reply(..) | Effect::Hold(_) | Effect::Begin(..) | Effect::Piece(..) | Effect::Finish(_) => {}
+                Effect::Admit(_) | Effect::Reconfigured | Effect::Stop => {}
             }
         }
     }

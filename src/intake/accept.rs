@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Message, Source, activity};
+use super::{Message, Source, activity, turns};
 use crate::config::settings::scheduling::Wishes;
 use crate::defender::decision::{Action, Decision};
 use crate::protocol::error::RpcError;
@@ -36,6 +36,11 @@ pub struct Stored {
     /// What the session wants of its queue.
     pub wishes: Wishes,
 }
+
+/// Pictures of one message that are kept in the transcript, in bytes of base64 together. Larger ones are seen by the run
+/// that answers the message, and named later: a transcript is read by whole messages, and one must leave room for its
+/// words.
+pub const IMAGES_KEPT_BYTES_MAX: usize = 512 * 1024;
 
 /// When a message's run begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,15 +187,27 @@ fn enter_with(
     extra: &[(&str, Value)],
     now_ms: i64,
 ) -> Result<transcript::Added, StoreError> {
+    let before = turns::enter(db, message, now_ms)?;
+    let is_new_session = before.as_ref().is_some_and(|before| before.is_new_session);
+    if let Some(before) = before.filter(|_| !turns::has_words(message)) {
+        return Ok(before);
+    }
     let mut metadata = json!({ "runId": message.run_id, "idempotencyKey": message.turn_key() });
     if let Some(sender) = &message.sender {
         metadata["sender"] = json!(sender);
     }
     let mut content = vec![json!({ "type": "text", "text": message.text })];
+    let bytes: usize = message.wish.images.iter().map(|image| image.base64.len()).sum();
     for image in &message.wish.images {
-        content.push(json!({ "type": "image", "mimeType": image.mime_type, "data": image.base64 }));
+        content.push(match bytes <= IMAGES_KEPT_BYTES_MAX {
+            true => json!({ "type": "image", "mimeType": image.mime_type, "data": image.base64 }),
+            false => {
+                let bytes = image.base64.len() / 4 * 3;
+                json!({ "type": "image", "mimeType": image.mime_type, "omitted": true, "bytes": bytes })
+            }
+        });
     }
-    transcript::add(
+    let added = transcript::add(
         db,
         &message.session,
         &transcript::New {
@@ -207,7 +224,8 @@ fn enter_with(
             }),
         },
         now_ms,
-    )
+    )?;
+    Ok(transcript::Added { is_new_session: is_new_session || added.is_new_session, ..added })
 }
 
 fn stored_action(action: Action) -> StoredAction {

@@ -64,7 +64,7 @@ pub fn run_finished(
 /// The store's.
 pub fn message_blocked(db: &Db<'_>, message: &Message, now_ms: i64) -> Result<(), StoreError> {
     let channel = message.channel.as_deref().unwrap_or(match message.source {
-        Source::Chat | Source::Agent => "webchat",
+        Source::Chat | Source::Agent | Source::OpenAi => "webchat",
         Source::Hook => "hook",
     });
     db.activity_append(&ActivityRecord {

@@ -10,8 +10,10 @@ pub mod activity;
 pub mod hooks;
 pub mod judge;
 pub mod normalise;
+pub mod turns;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::defender::request::{ActionRequest, Routing};
 use crate::protocol::session_key::SessionKey;
@@ -26,6 +28,8 @@ pub enum Source {
     Agent,
     /// A webhook.
     Hook,
+    /// `/v1/chat/completions` and `/v1/responses`.
+    OpenAi,
 }
 
 impl Source {
@@ -35,6 +39,7 @@ impl Source {
             Source::Chat => "chat.send",
             Source::Agent => "agent",
             Source::Hook => "hooks",
+            Source::OpenAi => "openai",
         }
     }
 }
@@ -104,6 +109,30 @@ pub struct Wish {
     /// It is no message to the agent: its run summarises the conversation, with these wishes (`/compact`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compact: Option<String>,
+    /// What was said before it elsewhere, oldest first; a new session begins with it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<turns::Turn>,
+    /// What the sender's own tools answered; it stands before the text, which may then be empty.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub results: Vec<turns::Turn>,
+    /// Tools of the sender: a call of one ends the run with it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tools: Vec<SenderTool>,
+    /// Further fields of the request to the model, in the words of OpenAI's chat completions.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub params: Map<String, Value>,
+}
+
+/// A tool that a message's sender calls by itself.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SenderTool {
+    /// `[a-zA-Z0-9_-]{1,64}`.
+    pub name: String,
+    /// What it is for.
+    pub description: String,
+    /// JSON schema of its arguments.
+    pub parameters: Value,
 }
 
 impl Wish {
@@ -165,7 +194,7 @@ impl Message {
             id: Some(self.run_id.clone()),
             session_key: Some(self.session.as_str().to_owned()),
             source: self.source.as_str().to_owned(),
-            prompt: Some(self.text.clone()),
+            prompt: Some(turns::to_judge(self)),
             command: self.command.clone(),
             channel: self.channel.clone(),
             preceding: preceding.map(str::to_owned),

@@ -56,6 +56,10 @@ impl<C: Core> Server<C> {
                 Effect::Close(id, code, reason) => self.close(id, code, &reason),
                 Effect::Admit(id) => self.admit(id),
                 Effect::Reply(id, response) => self.reply(id, &response),
+                Effect::Hold(id) => self.hold(id),
+                Effect::Begin(id, response) => self.begin(id, &response),
+                Effect::Piece(id, bytes) => self.piece(id, bytes),
+                Effect::Finish(id) => self.finish(id),
                 Effect::Start(job) => {
                     if let Err(refused) = self.lanes.start(job) {
                         self.shed.push_back(refused);
@@ -146,6 +150,82 @@ impl<C: Core> Server<C> {
         let last = last || conn.read_closed;
         if let Some(bytes) = http.answer(response, last, now, wall_ms) {
             conn.out.push_bytes(bytes);
+            if std::mem::take(&mut conn.waits_for_core) {
+                self.totals.http_waiting -= 1;
+            }
+            self.list_dirty(id);
+            self.list_ready(id);
+            self.arm(id);
+        }
+    }
+
+    /// Lets the core take its time for an answer.
+    fn hold(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        let Machine::Http(http) = &mut conn.machine else { return };
+        if http.hold() {
+            // What it has said of its end so far is looked at now.
+            let has_ended = conn.read_closed;
+            self.arm(id);
+            if has_ended {
+                self.list_ready(id);
+            }
+        }
+    }
+
+    /// Begins an answer that is written in pieces.
+    fn begin(&mut self, id: ConnId, response: &HttpResponse) {
+        if tokens::is_control(id) {
+            // That port answers in one piece, from a thread that waits for it.
+            if let Some((answer, _)) = self.asked.remove(&id) {
+                let refusal = Refusal { status: 501, reason: "streamed answers are given on the gateway port only" };
+                let _ = answer.try_send(refusal.response());
+            }
+            self.gone.push_back((id, Ended::Request));
+            return;
+        }
+        let (last, wall_ms) = (self.stopping.is_some(), self.now.wall_ms);
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        let Machine::Http(http) = &mut conn.machine else { return };
+        if let Some(bytes) = http.begin(response, last, wall_ms) {
+            conn.out.push_bytes(bytes);
+            self.list_dirty(id);
+            self.arm(id);
+        }
+    }
+
+    /// One more piece of it, as long as the peer takes them.
+    fn piece(&mut self, id: ConnId, bytes: Vec<u8>) {
+        let bytes_max = if self.totals.out_bytes > OUT_BYTES_TOTAL_MAX { OUT_SHARE_BYTES } else { BUFFERED_BYTES_MAX };
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        if conn.out.queued_bytes() > bytes_max && conn.writable {
+            self.flush(id);
+        }
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        let Machine::Http(http) = &mut conn.machine else { return };
+        let Some(piece) = http.piece(bytes) else { return };
+        if conn.out.queued_bytes() > bytes_max {
+            metrics::SLOW_CONSUMERS.increment();
+            let bytes = conn.out.queued_bytes();
+            log_limited!(Warn, "dropping connection: slow consumer of an answer conn={} bytes={bytes}", id.0);
+            self.remove(id);
+            return;
+        }
+        if !piece.is_empty() {
+            conn.out.push_bytes(piece);
+            self.list_dirty(id);
+        }
+    }
+
+    /// The end of it; the next request may come.
+    fn finish(&mut self, id: ConnId) {
+        let (last, now) = (self.stopping.is_some(), self.now.mono);
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        let Machine::Http(http) = &mut conn.machine else { return };
+        if let Some(bytes) = http.finish(last || conn.read_closed, now) {
+            if !bytes.is_empty() {
+                conn.out.push_bytes(bytes.to_vec());
+            }
             if std::mem::take(&mut conn.waits_for_core) {
                 self.totals.http_waiting -= 1;
             }

@@ -40,8 +40,10 @@ pub struct BodyLimits {
     pub hooks_path: String,
     /// Largest body of a webhook.
     pub hooks_bytes_max: usize,
-    /// Largest body of `/v1/*`.
-    pub v1_bytes_max: usize,
+    /// Largest body of `/v1/chat/completions`.
+    pub chat_bytes_max: usize,
+    /// Largest body of `/v1/responses`.
+    pub responses_bytes_max: usize,
     /// How long a body may take to arrive, and then how long its answer may take.
     pub request_time_max: Duration,
 }
@@ -50,7 +52,7 @@ pub struct BodyLimits {
 pub const BODY_BYTES_MAX: usize = 256 * 1024;
 /// Largest body of `/tools/invoke`.
 pub const TOOLS_BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
-/// Largest body of `/v1/*` (upstream counts in thousands here).
+/// Largest body of `/v1/chat/completions` and `/v1/responses` unless configured (upstream counts in thousands here).
 pub const V1_BODY_BYTES_MAX: usize = 20_000_000;
 
 impl Default for BodyLimits {
@@ -58,7 +60,8 @@ impl Default for BodyLimits {
         BodyLimits {
             hooks_path: String::from("/hooks"),
             hooks_bytes_max: BODY_BYTES_MAX,
-            v1_bytes_max: V1_BODY_BYTES_MAX,
+            chat_bytes_max: V1_BODY_BYTES_MAX,
+            responses_bytes_max: V1_BODY_BYTES_MAX,
             request_time_max: Duration::from_secs(30),
         }
     }
@@ -70,8 +73,10 @@ impl BodyLimits {
         let below = |root: &str| path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
         if path == "/tools/invoke" {
             TOOLS_BODY_BYTES_MAX
-        } else if below("/v1") {
-            self.v1_bytes_max
+        } else if path == "/v1/chat/completions" {
+            self.chat_bytes_max
+        } else if path == "/v1/responses" {
+            self.responses_bytes_max
         } else if below(self.hooks_path.trim_end_matches('/')) {
             self.hooks_bytes_max
         } else {
@@ -170,8 +175,10 @@ enum State {
     Head { since: Instant },
     /// The head is there, the body is not.
     Body { since: Instant, head: Head, arriving: Arriving, bytes_max: usize, body: Vec<u8> },
-    /// The request has been handed over.
-    Answering { since: Instant, keep_alive: bool, omit_body: bool },
+    /// The request has been handed over. `held`: its answer takes its time.
+    Answering { since: Instant, keep_alive: bool, omit_body: bool, chunks: bool, held: bool },
+    /// Its answer is being written in pieces.
+    Streaming { keep_alive: bool, chunks: bool },
     /// Nothing more is read.
     Ended,
 }
@@ -196,7 +203,7 @@ impl Http {
 
     /// Whether the shell should read from the peer.
     pub fn wants_input(&self) -> bool {
-        !matches!(self.state, State::Answering { .. } | State::Ended)
+        !matches!(self.state, State::Answering { .. } | State::Streaming { .. } | State::Ended)
     }
 
     /// Whether bytes of a next request are there that [`Http::step`] has not looked at.
@@ -206,7 +213,12 @@ impl Http {
 
     /// Whether a request waits for its answer.
     pub fn is_answering(&self) -> bool {
-        matches!(self.state, State::Answering { .. })
+        matches!(self.state, State::Answering { .. } | State::Streaming { .. })
+    }
+
+    /// Whether the answer that is owed takes its time, or is being written.
+    pub fn is_held(&self) -> bool {
+        matches!(self.state, State::Answering { held: true, .. } | State::Streaming { .. })
     }
 
     /// Whether the connection is to be closed once what was queued has been sent.
@@ -230,7 +242,7 @@ impl Http {
         let step = match &mut self.state {
             State::Idle { .. } | State::Head { .. } => self.step_head(now, limits),
             State::Body { .. } => self.step_body(now),
-            State::Answering { .. } | State::Ended => Ok(Step::Starved),
+            State::Answering { .. } | State::Streaming { .. } | State::Ended => Ok(Step::Starved),
         };
         step.unwrap_or_else(|refusal| {
             self.end();
@@ -308,7 +320,8 @@ impl Http {
 
     fn complete(&mut self, head: Head, body: Vec<u8>, now: Instant) -> Step {
         let omit_body = head.method == "HEAD";
-        self.state = State::Answering { since: now, keep_alive: head.keep_alive, omit_body };
+        let chunks = head.knows_chunks();
+        self.state = State::Answering { since: now, keep_alive: head.keep_alive, omit_body, chunks, held: false };
         self.shrink();
         let Ends { peer, local } = self.ends;
         let Head { method, target, headers, .. } = head;
@@ -326,6 +339,45 @@ impl Http {
         Some(response::encode(response, body, stays, wall_ms))
     }
 
+    /// The answer that is owed takes its time: no clock runs for it. Says whether one is owed.
+    pub fn hold(&mut self) -> bool {
+        match &mut self.state {
+            State::Answering { held, .. } => {
+                *held = true;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Begins an answer that is written in pieces; `None` when no request waits. `last` and `wall_ms` as for
+    /// [`Http::answer`].
+    pub fn begin(&mut self, response: &HttpResponse, last: bool, wall_ms: i64) -> Option<Vec<u8>> {
+        let State::Answering { keep_alive, chunks, .. } = self.state else { return None };
+        // Without chunks it is the connection's end that ends the body.
+        let keep_alive = keep_alive && !last && chunks;
+        self.state = State::Streaming { keep_alive, chunks };
+        let mut out = response::begin(response, chunks, keep_alive, wall_ms);
+        out.extend(if chunks { response::chunk(&response.body) } else { response.body.clone() });
+        Some(out)
+    }
+
+    /// A piece of the answer that is being written; `None` when none is.
+    pub fn piece(&self, bytes: Vec<u8>) -> Option<Vec<u8>> {
+        match self.state {
+            State::Streaming { chunks: true, .. } => Some(response::chunk(&bytes)),
+            State::Streaming { chunks: false, .. } => Some(bytes),
+            _ => None,
+        }
+    }
+
+    /// The end of the answer that is being written; makes ready for the next request. `None` when none is.
+    pub fn finish(&mut self, last: bool, now: Instant) -> Option<&'static [u8]> {
+        let State::Streaming { keep_alive, chunks } = self.state else { return None };
+        self.state = if keep_alive && !last { State::Idle { since: now, fresh: false } } else { State::Ended };
+        Some(if chunks { response::LAST_CHUNK } else { b"" })
+    }
+
     /// Stops reading: after a refusal, or at shutdown. A request that waits is not answered any more.
     pub fn end(&mut self) {
         self.state = State::Ended;
@@ -337,15 +389,15 @@ impl Http {
         Some(match &self.state {
             State::Idle { since, fresh: false } => *since + KEEP_ALIVE_TIME_MAX,
             State::Idle { since, fresh: true } | State::Head { since } => *since + HEAD_TIME_MAX,
+            State::Answering { held: true, .. } | State::Streaming { .. } | State::Ended => return None,
             State::Body { since, .. } | State::Answering { since, .. } => *since + limits.request_time_max,
-            State::Ended => return None,
         })
     }
 
     /// What to do now that the deadline has passed.
     pub fn expire(&mut self) -> Expired {
         let expired = match self.state {
-            State::Idle { .. } | State::Ended => Expired::Quiet,
+            State::Idle { .. } | State::Streaming { .. } | State::Ended => Expired::Quiet,
             State::Head { .. } => Expired::Refuse(Refusal::new(408, "request head timed out")),
             State::Body { .. } => Expired::Refuse(Refusal::new(408, "request body timed out")),
             State::Answering { .. } => Expired::Refuse(Refusal::new(503, "request timed out")),

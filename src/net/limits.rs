@@ -86,8 +86,9 @@ impl Limits {
             bodies: BodyLimits {
                 hooks_path: hooks.path.clone(),
                 hooks_bytes_max: hooks.max_body_bytes,
+                chat_bytes_max: gateway.http.chat.body_bytes_max,
+                responses_bytes_max: gateway.http.responses.body_bytes_max,
                 request_time_max: gateway.http.request_timeout,
-                ..BodyLimits::default()
             },
             trusted_proxies: gateway.trusted_proxies.clone(),
             clocks: Clocks::default(),
@@ -147,13 +148,19 @@ mod tests {
         let limits = limits_of(&serde_json::json!({
             "gateway": {
                 "server": { "max_connections": 7, "event_queue_capacity": 9 },
-                "http": { "max_concurrency": 3, "request_timeout_ms": 400 },
+                "http": {
+                    "max_concurrency": 3,
+                    "request_timeout_ms": 400,
+                    "endpoints": { "chatCompletions": { "maxBodyBytes": 12 }, "responses": { "maxBodyBytes": 13 } },
+                },
                 "trustedProxies": ["10.0.0.0/8"],
             },
             "hooks": { "path": "in/", "maxBodyBytes": 11 },
         }));
         assert_eq!((limits.connections_max, limits.event_queue_frames_max, limits.http_concurrency_max), (7, 9, 3));
         assert_eq!(limits.bodies.bytes_max("/in/x"), 11);
+        assert_eq!(limits.bodies.bytes_max("/v1/chat/completions"), 12);
+        assert_eq!(limits.bodies.bytes_max("/v1/responses"), 13);
         assert_eq!(limits.bodies.request_time_max, Duration::from_millis(400));
         assert!(limits.trusts("10.1.1.1".parse().unwrap()) && !limits.trusts("11.1.1.1".parse().unwrap()));
     }

@@ -33,6 +33,8 @@ impl<C: Core> Server<C> {
         if conn.has_work() || conn.read_closed {
             let mut buffer = std::mem::take(&mut self.buffer);
             match &conn.machine {
+                // Nobody waits for an answer that takes its time and then reads it from a side it has ended.
+                Machine::Http(http) if http.is_held() && conn.read_closed => self.remove(id),
                 Machine::Http(_) => self.serve_http(id, &mut buffer),
                 Machine::WebSocket(_) => self.serve_websocket(id, &mut buffer),
                 Machine::Lingering(_) => self.discard(id, &mut buffer),

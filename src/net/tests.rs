@@ -127,6 +127,16 @@ impl Core for Echo {
                     let origin = Origin::Request { conn: id, id: "http".to_owned(), method: "query" };
                     let work = Work::Query(Box::new(|_| Ok(Done { answer: None, facts: Vec::new() })));
                     self.effects.push_back(Effect::Start(Job { origin, work }));
+                } else if let Some(pieces) = request.path().strip_prefix("/pieces/") {
+                    let head = HttpResponse { status: 200, headers: Vec::new(), body: b"begun".to_vec() };
+                    self.effects.push_back(Effect::Hold(id));
+                    self.effects.push_back(Effect::Begin(id, Box::new(head)));
+                    for _ in 0..pieces.parse().unwrap() {
+                        self.effects.push_back(Effect::Piece(id, vec![b'x'; 256 * 1024]));
+                    }
+                    self.effects.push_back(Effect::Finish(id));
+                } else if request.path() == "/held" {
+                    self.effects.push_back(Effect::Hold(id));
                 } else if request.path() != "/never" {
                     let headers = vec![("X-Method".to_owned(), request.method.clone())];
                     let response = HttpResponse { status: 200, headers, body: request.body };
@@ -589,6 +599,55 @@ fn an_unanswered_request_is_given_up_by_either_side() {
     let answer = host.exchange("GET /never HTTP/1.1\r\nHost: x\r\n\r\n");
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     host.expect(|seen| matches!(seen, Seen::HttpGone(_)));
+}
+
+#[test]
+fn a_held_request_has_no_clock_and_ends_with_its_peer() {
+    let mut limits = Limits::default();
+    limits.bodies.request_time_max = Duration::from_millis(50);
+    let host = Host::with(limits);
+    let mut held = host.tcp();
+    held.write_all(b"GET /held HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    // Another one whose clock runs out has waited longer than the held one was allowed to.
+    let answer = host.exchange("GET /never HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    host.expect(|seen| matches!(seen, Seen::HttpGone(_)));
+    held.set_nonblocking(true).unwrap();
+    let nothing = held.read(&mut [0; 16]).unwrap_err();
+    assert_eq!(nothing.kind(), std::io::ErrorKind::WouldBlock);
+    drop(held);
+    host.expect(|seen| matches!(seen, Seen::HttpGone(_)));
+}
+
+#[test]
+fn an_answer_in_pieces_is_whole_and_the_next_request_follows() {
+    let host = Host::start();
+    let answer = host
+        .exchange("GET /pieces/2 HTTP/1.1\r\nHost: x\r\n\r\nGET /a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    let piece = format!("40000\r\n{}\r\n", "x".repeat(256 * 1024));
+    let (head, rest) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains("Transfer-Encoding: chunked") && !head.contains("Content-Length"), "{head}");
+    let rest = rest.strip_prefix(&format!("5\r\nbegun\r\n{piece}{piece}0\r\n\r\n")).unwrap();
+    assert!(rest.starts_with("HTTP/1.1 200 ") && rest.contains("X-Method: GET"), "{rest}");
+    // Who knows no chunks reads to the end of the connection.
+    let answer = host.exchange("GET /pieces/1 HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains("Connection: close") && !head.contains("Transfer-Encoding"), "{head}");
+    assert_eq!(body.len(), 5 + 256 * 1024);
+}
+
+#[test]
+fn who_does_not_take_the_pieces_is_dropped() {
+    let host = Host::start();
+    let mut slow = host.tcp();
+    let enough = 2 * crate::protocol::BUFFERED_BYTES_MAX / (256 * 1024);
+    slow.write_all(format!("GET /pieces/{enough} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).unwrap();
+    host.expect(|seen| matches!(seen, Seen::HttpGone(_)));
+    let mut got = Vec::new();
+    // A reset is an end too.
+    let _ = slow.read_to_end(&mut got);
+    assert!(got.len() < crate::protocol::BUFFERED_BYTES_MAX, "{}", got.len());
+    assert!(!got.ends_with(b"0\r\n\r\n"), "it was not finished");
 }
 
 #[test]

@@ -34,6 +34,8 @@ mod sign_in;
 mod devices;
 // Model providers as they are and as they fail, asked through the library.
 mod providers;
+// The gateway as OpenAI's clients see it.
+mod openai;
 // The port itself: paths, addresses, pipelining, signs of life.
 mod transport;
 // The house rules that a machine can read.

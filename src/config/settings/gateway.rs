@@ -113,6 +113,23 @@ pub struct Server {
 pub struct Http {
     pub request_timeout: Duration,
     pub max_concurrency: usize,
+    /// `POST /v1/chat/completions`.
+    pub chat: Endpoint,
+    /// `POST /v1/responses`.
+    pub responses: Endpoint,
+}
+
+/// An endpoint in OpenAI's words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Whether it is served.
+    pub enabled: bool,
+    /// Largest request body.
+    pub body_bytes_max: usize,
+    /// Most pictures of a request.
+    pub images_max: usize,
+    /// Bytes of all pictures of a request.
+    pub images_bytes_max: usize,
 }
 
 /// What a changed file does.
@@ -159,6 +176,25 @@ impl Gateway {
             http: Http {
                 request_timeout: gateway.ms("http.request_timeout_ms"),
                 max_concurrency: gateway.usize("http.max_concurrency"),
+                chat: {
+                    let chat = gateway.at("http.endpoints.chatCompletions");
+                    Endpoint {
+                        enabled: chat.flag("enabled"),
+                        body_bytes_max: chat.usize("maxBodyBytes").min(BODY_BYTES_MOST),
+                        images_max: chat.usize("maxImageParts"),
+                        images_bytes_max: chat.usize("maxTotalImageBytes"),
+                    }
+                },
+                responses: {
+                    let responses = gateway.at("http.endpoints.responses");
+                    let body_bytes_max = responses.usize("maxBodyBytes").min(BODY_BYTES_MOST);
+                    Endpoint {
+                        enabled: responses.flag("enabled"),
+                        body_bytes_max,
+                        images_max: IMAGES_MAX,
+                        images_bytes_max: responses.usize("images.maxBytes").min(body_bytes_max),
+                    }
+                },
             },
             reload: ReloadPolicy {
                 mode: match gateway.text_or_default("reload.mode").as_str() {
@@ -173,6 +209,11 @@ impl Gateway {
         }
     }
 }
+
+/// Largest body that an endpoint takes, whatever is configured: it is kept as a row of the inbox, which takes no more.
+const BODY_BYTES_MOST: usize = 24 * 1024 * 1024;
+/// Pictures of one request to `/v1/responses`.
+const IMAGES_MAX: usize = 8;
 
 /// Keys that ask for something this build does not do and whose silence would be unsafe.
 fn refuse_what_is_not_built(gateway: &Reader<'_>) {

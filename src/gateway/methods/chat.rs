@@ -299,7 +299,7 @@ fn image(idx: usize, attachment: &Value) -> Result<Image, RpcError> {
 }
 
 /// What kind of picture these bytes are.
-fn sniff(bytes: &[u8]) -> Option<&'static str> {
+pub(in crate::gateway) fn sniff(bytes: &[u8]) -> Option<&'static str> {
     match bytes {
         [0x89, b'P', b'N', b'G', ..] => Some("image/png"),
         [0xff, 0xd8, 0xff, ..] => Some("image/jpeg"),

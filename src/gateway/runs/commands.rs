@@ -377,7 +377,8 @@ impl Gateway {
             match waiter {
                 Waiter::Call { key_as_sent: sent, .. } => sent.clone_into(&mut key_as_sent),
                 Waiter::Agent { conn, id, .. } => seconds.push((*conn, id.clone())),
-                Waiter::Hook { .. } => {}
+                // Neither takes orders.
+                Waiter::Hook { .. } | Waiter::OpenAi { .. } => {}
             }
         }
         self.tell_accepted(now, message, waiters);

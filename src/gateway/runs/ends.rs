@@ -232,6 +232,10 @@ impl Gateway {
     pub(super) fn tell_end(&mut self, now: Now, message: &Message, answers: &[(ConnId, String)], end: &RunEnd) {
         let verdict = Verdict::of(end);
         for (conn, id) in answers {
+            if self.is_openai(*conn) {
+                self.openai_ended(*conn, end);
+                continue;
+            }
             self.answer_run(*conn, id, &message.run_id, end, &verdict);
         }
         self.tell_waits(&message.run_id, &verdict);
@@ -284,6 +288,15 @@ impl Gateway {
         }
         self.runs.waits.push(Wait { run_id: run_id.to_owned(), conn, id: id.to_owned(), until });
         Ok(())
+    }
+
+    /// Who asked for a run has left: it is stopped, unless somebody else waits for its end.
+    pub(in crate::gateway) fn leave_run(&mut self, now: Now, run_id: &str, conn: ConnId, why: Why) {
+        let Some(open) = self.runs.by_id.get(run_id).and_then(|no| self.runs.open.get_mut(no)) else { return };
+        open.answers.retain(|(waiting, _)| *waiting != conn);
+        if open.answers.is_empty() && !self.runs.waits.iter().any(|wait| wait.run_id == run_id) {
+            self.stop_run(now, run_id, why);
+        }
     }
 
     /// One more call of `agent` for a run that is on its way.

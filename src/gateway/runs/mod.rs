@@ -31,7 +31,7 @@ use crate::agent::cooldown::Cooldowns;
 use crate::agent::models::LazyModels;
 use crate::agent::run::{Ask, RunEnd, RunEvent};
 use crate::agent::stop::{Stop, Why};
-use crate::agent::talk::Part;
+use crate::agent::talk::{Part, ToolSpec};
 use crate::config::load::{LoadInputs, Loaded};
 use crate::config::settings::scheduling::{Mode, Wishes};
 use crate::intake::Message;
@@ -424,6 +424,9 @@ impl Gateway {
         }
         let Phase::Going(mut going) = std::mem::replace(&mut open.phase, Phase::Held) else { return };
         let starter = open.starter;
+        if let Some(conn) = starter {
+            self.openai_told(conn, &event);
+        }
         let at = self.runs.ms(now);
         self.runs.scheduler.renew(&going.shown.run_id, at);
         self.show(now, &mut going.shown, starter, event);
@@ -546,12 +549,18 @@ fn ask(message: &Message) -> Ask {
         mime: image.mime_type.clone(),
         base64: image.base64.as_str().into(),
     };
+    let tool = |tool: &crate::intake::SenderTool| ToolSpec {
+        name: tool.name.clone(),
+        description: tool.description.clone(),
+        parameters: tool.parameters.clone(),
+    };
     Ask {
         thinking: wish.thinking.as_deref().and_then(crate::agent::talk::Thinking::parse),
         model: wish.model.clone(),
         extra_system: wish.extra_system.clone(),
         timeout: wish.timeout_ms.map(Duration::from_millis),
         images: wish.images.iter().map(image).collect(),
-        ..Ask::default()
+        params: wish.params.clone(),
+        client_tools: wish.tools.iter().map(tool).collect(),
     }
 }

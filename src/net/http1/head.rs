@@ -35,6 +35,11 @@ impl Head {
         self.target.split(['?', '#']).next().unwrap_or("/")
     }
 
+    /// Whether its sender reads a body in chunks.
+    pub(super) fn knows_chunks(&self) -> bool {
+        self.minor > 0
+    }
+
     /// The accept value when this asks for a WebSocket (RFC 6455, 4.2.1).
     pub(super) fn websocket_accept(&self) -> Result<Option<AcceptKey>, Refusal> {
         if !has_token(&self.headers, "connection", "upgrade") || !has_token(&self.headers, "upgrade", "websocket") {

@@ -22,6 +22,39 @@ const OURS: [&str; 4] = ["content-length", "connection", "date", "transfer-encod
 pub fn encode(response: &HttpResponse, body: BodyPart, keep_alive: bool, wall_ms: i64) -> Vec<u8> {
     let bodiless = matches!(response.status, 100..=199 | 204 | 304);
     let mut out = Vec::with_capacity(256 + response.body.len());
+    let length = format!("Content-Length: {}\r\n", response.body.len());
+    head(&mut out, response, if bodiless { "" } else { &length }, keep_alive, wall_ms);
+    if !bodiless && body == BodyPart::Written {
+        out.extend_from_slice(&response.body);
+    }
+    out
+}
+
+/// The head of an answer whose body comes in pieces: in chunks, or up to the connection's end where the peer knows no
+/// chunks (HTTP/1.0).
+pub fn begin(response: &HttpResponse, chunked: bool, keep_alive: bool, wall_ms: i64) -> Vec<u8> {
+    let mut out = Vec::with_capacity(256);
+    let framing = if chunked { "Transfer-Encoding: chunked\r\n" } else { "" };
+    head(&mut out, response, framing, keep_alive, wall_ms);
+    out
+}
+
+/// A chunk (RFC 9112, 7.1). An empty one would be the end, so it is none.
+pub fn chunk(bytes: &[u8]) -> Vec<u8> {
+    if bytes.is_empty() {
+        return Vec::new();
+    }
+    let mut out = format!("{:x}\r\n", bytes.len()).into_bytes();
+    out.extend_from_slice(bytes);
+    out.extend_from_slice(b"\r\n");
+    out
+}
+
+/// The end of a body in chunks.
+pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+/// Status line and headers, the empty line included.
+fn head(out: &mut Vec<u8>, response: &HttpResponse, framing: &str, keep_alive: bool, wall_ms: i64) {
     out.extend_from_slice(format!("HTTP/1.1 {} {}\r\n", response.status, reason(response.status)).as_bytes());
     for (name, value) in &response.headers {
         let ours = OURS.iter().any(|own| name.eq_ignore_ascii_case(own));
@@ -29,15 +62,9 @@ pub fn encode(response: &HttpResponse, body: BodyPart, keep_alive: bool, wall_ms
             out.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
         }
     }
-    if !bodiless {
-        out.extend_from_slice(format!("Content-Length: {}\r\n", response.body.len()).as_bytes());
-    }
+    out.extend_from_slice(framing.as_bytes());
     let connection = if keep_alive { "keep-alive" } else { "close" };
     out.extend_from_slice(format!("Connection: {connection}\r\nDate: {}\r\n\r\n", http_date(wall_ms)).as_bytes());
-    if !bodiless && body == BodyPart::Written {
-        out.extend_from_slice(&response.body);
-    }
-    out
 }
 
 /// The answer to an upgrade. No subprotocol and no extension is ever negotiated.
@@ -82,6 +109,7 @@ fn reason(status: u16) -> &'static str {
         308 => "Permanent Redirect",
         400 => "Bad Request",
         401 => "Unauthorized",
+        402 => "Payment Required",
         403 => "Forbidden",
         404 => "Not Found",
         405 => "Method Not Allowed",
@@ -140,6 +168,17 @@ mod tests {
             true,
             "HTTP/1.1 204 No Content\nConnection: keep-alive\nDate: DATE\n\n",
         );
+    }
+
+    #[test]
+    fn a_body_in_pieces_says_how_it_ends() {
+        let head = |chunked, keep| String::from_utf8(begin(&response(200, &[], ""), chunked, keep, 784_111_777_000));
+        let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: keep-alive\r\nDate: ";
+        assert!(head(true, true).unwrap().starts_with(chunked));
+        let plain = "HTTP/1.1 200 OK\r\nConnection: close\r\nDate: ";
+        assert!(head(false, false).unwrap().starts_with(plain));
+        assert_eq!(chunk(&[b'x'; 17]), b"11\r\nxxxxxxxxxxxxxxxxx\r\n");
+        assert_eq!(chunk(b""), b"", "the end comes once");
     }
 
     #[test]
