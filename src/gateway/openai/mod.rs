@@ -1,7 +1,7 @@
 //! The gateway as OpenAI's clients see it: `/v1/models`, `/v1/chat/completions`, `/v1/responses` (protocol 17).
 //!
 //! A request becomes a message like any other: judged, on disk, in its session's queue, answered by a run of the agent that
-//! its model names. [`asked`] reads what both endpoints share, [`chat`] and [`responses`] the rest, and they write the
+//! its model names. [`mod@asked`] reads what both endpoints share, [`mod@chat`] and [`mod@responses`] the rest, and they write the
 //! answers; [`words`] makes of a run's words what a stream can carry; [`trouble`] is how errors look here.
 //!
 //! **Invariant:** who leaves stops the run that nobody else waits for; a restart finishes the run of who was cut off.
