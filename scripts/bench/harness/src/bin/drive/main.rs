@@ -1,4 +1,5 @@
-//! Measures gateways as whole processes: start, memory, latency, throughput; beside a bare echo server in the same run.
+//! Measures gateways as whole processes: start, memory, latency, throughput beside a bare echo server in the same run, and
+//! whole turns with a model that answers at once.
 //!
 //! `drive [options] --target NAME COMMAND [--target NAME COMMAND]...`
 //!
@@ -9,9 +10,11 @@
 mod client;
 mod crowd;
 mod latency;
+mod model;
 mod process;
 mod report;
 mod samples;
+mod turns;
 
 use std::fs;
 use std::net::TcpStream;
@@ -27,6 +30,7 @@ use crowd::{Crowd, Request};
 use latency::Latency;
 use process::{Memory, Pinned, Process, TOKEN, Target};
 use samples::Samples;
+use turns::Turns;
 
 /// What can go wrong in a measure; shown to a person and never acted on.
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -51,13 +55,24 @@ struct Extent {
     n_requests: usize,
     n_idle_clients: usize,
     load_time: Duration,
+    turns: turns::Extent,
 }
 
-const FULL: Extent =
-    Extent { n_starts: 20, n_requests: 20_000, n_idle_clients: 1000, load_time: Duration::from_secs(2) };
+const FULL: Extent = Extent {
+    n_starts: 20,
+    n_requests: 20_000,
+    n_idle_clients: 1000,
+    load_time: Duration::from_secs(2),
+    turns: turns::Extent { n_turns: 2000, n_first: 50, n_memory: 10_000 },
+};
 /// Enough to see that everything works; the figures mean little.
-const QUICK: Extent =
-    Extent { n_starts: 3, n_requests: 1000, n_idle_clients: 50, load_time: Duration::from_millis(300) };
+const QUICK: Extent = Extent {
+    n_starts: 3,
+    n_requests: 1000,
+    n_idle_clients: 50,
+    load_time: Duration::from_millis(300),
+    turns: turns::Extent { n_turns: 100, n_first: 5, n_memory: 400 },
+};
 
 struct Args {
     extent: Extent,
@@ -90,6 +105,8 @@ pub struct Measured {
     pub latencies: Vec<Latency>,
     pub loads: Vec<Load>,
     pub after_load: Memory,
+    /// `None` when there is no `chat.send`.
+    pub turns: Option<Turns>,
 }
 
 impl Measured {
@@ -182,7 +199,7 @@ fn measure(target: &Target, args: &Args, folder: &Path) -> Result<Measured> {
     let warm = starts(target, extent.n_starts, |_| folder.join("warm"))?;
 
     progress(&target.name, "resting");
-    let (process, client, took) = target.start(&folder.join("warm"))?;
+    let (process, client, took) = target.start(&folder.join("warm"), None)?;
     drop(client);
     // One that starts slowly also finishes its start slowly.
     std::thread::sleep(SETTLE.max(took));
@@ -223,6 +240,7 @@ fn measure(target: &Target, args: &Args, folder: &Path) -> Result<Measured> {
     let after_load = process.memory()?;
     process.stop()?;
     echo.stop()?;
+    let turns = turns::measure(target, &folder.join("turns"), extent.turns)?;
 
     Ok(Measured {
         name: target.name.clone(),
@@ -240,6 +258,7 @@ fn measure(target: &Target, args: &Args, folder: &Path) -> Result<Measured> {
         latencies,
         loads,
         after_load,
+        turns,
     })
 }
 
@@ -268,7 +287,7 @@ fn starts(target: &Target, n_starts: usize, state: impl Fn(usize) -> PathBuf) ->
     let began = Instant::now();
     let mut starts = Starts { start_ms: Vec::new(), stop_ms: Vec::new() };
     for i in 0..=n_starts {
-        let (process, client, took) = target.start(&state(i))?;
+        let (process, client, took) = target.start(&state(i), None)?;
         drop(client);
         let stop = process.stop()?;
         if i > 0 {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::Result;
 use crate::client::{Client, Purpose};
+use crate::model;
 
 /// The secret every measured gateway is started with.
 pub const TOKEN: &str = "bench-token-0123456789abcdef0123456789abcdef";
@@ -58,9 +59,16 @@ impl Target {
         program.starts_with(b"\x7fELF").then_some(program.len() as u64)
     }
 
-    /// Starts the command on a port that was free a moment ago, without waiting for it.
-    pub fn spawn(&self, state: &Path) -> Result<Process> {
+    /// Starts the command on a port that was free a moment ago, without waiting for it; with a model on that port, when there
+    /// is one, and with nothing configured otherwise.
+    pub fn spawn(&self, state: &Path, model_port: Option<u16>) -> Result<Process> {
         let port = free_port()?;
+        if let Some(model_port) = model_port {
+            let workspace = state.join("workspace");
+            fs::create_dir_all(&workspace)?;
+            let document = model::configuration(port, TOKEN, &workspace.to_string_lossy(), model_port);
+            fs::write(state.join("openclaw.json"), format!("{document:#}\n"))?;
+        }
         let fill = |word: &str| {
             word.replace("{port}", &port.to_string())
                 .replace("{token}", TOKEN)
@@ -87,10 +95,10 @@ impl Target {
     }
 
     /// Starts the command and returns it with its first accepted client and the time from before the start until `hello-ok`.
-    pub fn start(&self, state: &Path) -> Result<(Process, Client, Duration)> {
+    pub fn start(&self, state: &Path, model_port: Option<u16>) -> Result<(Process, Client, Duration)> {
         fs::create_dir_all(state)?;
         let began = Instant::now();
-        let mut process = self.spawn(state)?;
+        let mut process = self.spawn(state, model_port)?;
         loop {
             match Client::connect(process.port, TOKEN, &["operator.read"], Purpose::Measure) {
                 Ok(client) => return Ok((process, client, began.elapsed())),

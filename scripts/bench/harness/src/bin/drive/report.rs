@@ -9,10 +9,11 @@ use serde_json::{Value, json};
 use crate::latency::Latency;
 use crate::process::Memory;
 use crate::samples::Samples;
+use crate::turns::{self, TurnLoad, Turns};
 use crate::{Load, Measured, Result};
 
 /// The limits of the design: what is looked at, the most (or least) it may be, and how to get it from the measures.
-const LIMITS: [Limit; 6] = [
+const LIMITS: [Limit; 10] = [
     Limit { name: "binary", unit: "MiB", bound: Bound::Below(8.0), value: |m| m.program_bytes.map(|b| b as f64 / MIB) },
     Limit {
         name: "start to first accepted connect, median",
@@ -44,7 +45,34 @@ const LIMITS: [Limit; 6] = [
         bound: Bound::AtLeast(60_000.0),
         value: |m| Some(m.load("health")?.gateway_per_s.median()),
     },
+    Limit {
+        name: "whole turn, 1 session, median",
+        unit: "ms",
+        bound: Bound::AtMost(2.0),
+        value: |m| Some(m.turns.as_ref()?.load(1)?.ms.median()),
+    },
+    Limit {
+        name: "whole turns, 8 sessions",
+        unit: "/s",
+        bound: Bound::AtLeast(500.0),
+        value: |m| Some(m.turns.as_ref()?.load(8)?.per_s),
+    },
+    Limit {
+        name: "8 streaming runs above idle",
+        unit: "MiB",
+        bound: Bound::AtMost(6.0),
+        value: |m| Some(m.turns.as_ref()?.streaming_mib()),
+    },
+    Limit {
+        name: "growth in the later turns",
+        unit: "MiB",
+        bound: Bound::AtMost(GROWTH_MIB_MAX),
+        value: |m| Some(m.turns.as_ref()?.growth_mib()),
+    },
 ];
+
+/// What counts as flat between a quarter and all of many turns, in MiB: the allocator's share of chance.
+const GROWTH_MIB_MAX: f64 = 2.0;
 
 /// The methods in the table, in its order.
 const METHODS: [&str; 2] = ["health", "sessions.list"];
@@ -178,6 +206,25 @@ pub fn table(machine: &Value, measured: &[Measured]) -> String {
         });
         row("  driver's share of one core", &|m| load(m, &|l| number(l.driver_share.median())));
     }
+    let turns = |m: &Measured, say: &dyn Fn(&Turns) -> String| known(m.turns.as_ref(), say);
+    for n_sessions in turns::SESSIONS {
+        let load = |m: &Measured, say: &dyn Fn(&TurnLoad) -> String| {
+            known(m.turns.as_ref().and_then(|turns| turns.load(n_sessions)), say)
+        };
+        row(&format!("whole turns, {n_sessions} sessions: median / p99"), &|m| {
+            load(m, &|l| format!("{} / {} ms", number(l.ms.median()), number(l.ms.p99())))
+        });
+        row("  turns a second, processor time each", &|m| {
+            load(m, &|l| format!("{}/s, {} ms", number(l.per_s), number(l.cpu_ms)))
+        });
+    }
+    row("first word of an answer: median / p99", &|m| {
+        turns(m, &|t| format!("{} / {} ms", number(t.first_word_ms.median()), number(t.first_word_ms.p99())))
+    });
+    row("resident, model configured, idle", &|m| turns(m, &|t| memory(&t.idle)));
+    row(&format!("resident, {} streaming runs", turns::STREAMS), &|m| turns(m, &|t| memory(&t.streaming)));
+    row("resident, after a quarter of many turns", &|m| turns(m, &|t| format!("{}, {}", memory(&t.early), t.n_early)));
+    row("resident, after many turns", &|m| turns(m, &|t| format!("{}, {}", memory(&t.late), t.n_late)));
     out.push('\n');
     out
 }
@@ -226,6 +273,21 @@ fn target_json(m: &Measured) -> Value {
             "echo_cpu_us_per_request": l.echo_cpu_us.to_json(),
             "driver_share_of_a_core": l.driver_share.to_json(),
         })).collect::<Vec<_>>(),
+        "turns": m.turns.as_ref().map(|t| json!({
+            "loads": t.loads.iter().map(|l| json!({
+                "sessions": l.n_sessions,
+                "ms": l.ms.to_json(),
+                "per_s": l.per_s,
+                "gateway_cpu_ms_per_turn": l.cpu_ms,
+            })).collect::<Vec<_>>(),
+            "first_word_ms": t.first_word_ms.to_json(),
+            "memory_idle": memory_json(&t.idle),
+            "memory_streaming": memory_json(&t.streaming),
+            "memory_early": memory_json(&t.early),
+            "memory_late": memory_json(&t.late),
+            "turns_before_early": t.n_early,
+            "turns_before_late": t.n_late,
+        })),
     })
 }
 
