@@ -97,8 +97,8 @@ pub fn run(args: &Args, out: &mut Out) -> Result<Outcome, CliError> {
         notify: Notify::from_env(),
         control,
     };
-    let released = memory::release_startup_code();
-    log::debug!("released code that only the start needed bytes={released}");
+    let released = memory::release_program_pages();
+    log::debug!("released pages that only the start needed bytes={released}");
     let reason = shell.run(setup);
     log::info!("stopped");
     logger.stop();

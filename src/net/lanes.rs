@@ -205,8 +205,6 @@ impl Lanes {
 /// One run, from its first look at the transcript to its end.
 fn run(tools: &mut Tools, work: RunWork) -> Done {
     let end = run_host::run(tools, work);
-    // An idle thread keeps no connection: there may be many, and the next run may be long in coming.
-    tools.reader.close();
     Done { answer: None, facts: vec![Fact::RunEnded(Box::new(end))] }
 }
 

@@ -24,6 +24,7 @@ pub mod lanes;
 pub mod limits;
 pub mod mailbox;
 pub mod outbox;
+mod quiet;
 pub mod run_host;
 mod serve;
 pub mod server;

@@ -23,6 +23,7 @@ use super::doors::{self, ACCEPTS_PER_TURN, Accepted, Doors};
 use super::http1::{Ends, Expired, Refusal};
 use super::lanes::{Lanes, StoreLane};
 use super::mailbox::{LoopSender, Mailbox, Post};
+use super::quiet::Quiet;
 use super::signals::Signals;
 use super::{Limits, NetError, tokens};
 use crate::gateway::effect::JOIN_TIME_MAX;
@@ -31,8 +32,8 @@ use crate::gateway::{Event, Gone, Lane, Origin, Signal};
 use crate::log_limited;
 use crate::protocol::{ConnId, close};
 use crate::runtime::clock::Now;
-use crate::runtime::metrics;
 use crate::runtime::notify::{self, Notify};
+use crate::runtime::{memory, metrics};
 
 /// Readiness events taken from the system per turn.
 const EVENTS_PER_TURN: usize = 256;
@@ -153,6 +154,7 @@ impl Shell {
             pulse,
             notify,
             watchdog: watchdog.map(|interval| (interval, now.mono + interval)),
+            quiet: Quiet::new(now.mono),
         };
         for address in server.doors.addresses() {
             log::info!("listening address={address}");
@@ -252,6 +254,7 @@ pub(super) struct Server<C> {
     pulse: Arc<Pulse>,
     pub notify: Notify,
     watchdog: Option<(Duration, Instant)>,
+    quiet: Quiet,
 }
 
 /// What ended.
@@ -271,8 +274,17 @@ impl<C: Core> Server<C> {
             self.take_deadlines();
             self.serve_ready();
             self.accept();
+            self.give_back();
         }
         Ok(())
+    }
+
+    /// What was read from the program's file for work that is over need not stay in memory.
+    fn give_back(&mut self) {
+        if self.quiet.has_come(self.now.mono) {
+            let released = memory::release_program_pages();
+            log::trace!("quiet: released pages of the program bytes={released}");
+        }
     }
 
     /// The one place that waits.
@@ -287,6 +299,9 @@ impl<C: Core> Server<C> {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => return Ok(()),
             Err(error) => return Err(NetError::Wait(error)),
+        }
+        if !events.is_empty() {
+            self.quiet.stir(self.now.mono);
         }
         for event in events.iter() {
             if let Some(id) = tokens::conn_of(event.token()) {
@@ -307,11 +322,19 @@ impl<C: Core> Server<C> {
         }
         let watchdog = self.watchdog.map(|(_, at)| at);
         let asked = self.asked.first_key_value().map(|(_, (_, until))| *until);
-        [self.core.deadline(), self.deadlines.first(), self.doors.deadline(), self.stopping, watchdog, asked]
-            .into_iter()
-            .flatten()
-            .min()
-            .map(|at| at.saturating_duration_since(Instant::now()))
+        [
+            self.core.deadline(),
+            self.deadlines.first(),
+            self.doors.deadline(),
+            self.stopping,
+            watchdog,
+            asked,
+            self.quiet.deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+        .map(|at| at.saturating_duration_since(Instant::now()))
     }
 
     /// Notes what the system says about a connection.

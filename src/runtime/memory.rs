@@ -20,17 +20,15 @@ pub fn sample() -> Option<u64> {
     Some(bytes)
 }
 
-/// Gives back the pages of the program's own code that only starting up needed; the kernel reads again, from its cache,
-/// what is used after all. Returns the bytes of code that were let go of.
+/// Lets go of the pages of the program's own file, code and constants, that are in memory; the kernel maps again, from its
+/// cache, what is used after all. Returns the bytes of address space that were let go of.
 ///
-/// Code is mapped in blocks around each place it runs, so a start touches most of a small program once. Only mappings
-/// that can be executed and not written are let go of: nothing can have been changed in them.
-pub fn release_startup_code() -> usize {
-    let Ok(own) = std::env::current_exe() else { return 0 };
-    let Ok(maps) = fs::read_to_string("/proc/self/maps") else { return 0 };
+/// Code is mapped in blocks around each place it runs, so a start, or a burst of work, touches most of a small program
+/// once, and it would count as resident from then on.
+pub fn release_program_pages() -> usize {
     let mut released = 0;
-    for (start, end) in code_ranges(&maps, &own.to_string_lossy()) {
-        // SAFETY: the range is one whole mapping of this process, private, backed by a file and never written. Dropping
+    for (start, end) in constant_ranges() {
+        // SAFETY: the range is whole pages of a segment that was never writable, mapped privately from a file. Dropping
         // its pages changes no byte that can be read there: the next use finds the same bytes in the file.
         let done = unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED) };
         if done == 0 {
@@ -40,17 +38,45 @@ pub fn release_startup_code() -> usize {
     released
 }
 
-/// Start and end of each `r-xp` mapping of the file `own`.
-fn code_ranges(maps: &str, own: &str) -> Vec<(usize, usize)> {
-    let ranges = maps.lines().filter_map(|line| {
-        let mut parts = line.split_ascii_whitespace();
-        let (range, mode) = (parts.next()?, parts.next()?);
-        let path = parts.nth(3)?;
-        let (start, end) = range.split_once('-')?;
-        let address = |text: &str| usize::from_str_radix(text, 16).ok();
-        (mode == "r-xp" && path == own).then(|| Some((address(start)?, address(end)?))).flatten()
+/// Addresses of the whole pages of each segment of the program that cannot be written and never could be: what the linker
+/// protects after relocation lies in a writable one.
+fn constant_ranges() -> Vec<(usize, usize)> {
+    // SAFETY: both read what the kernel or the C library noted at the start and touch no other memory.
+    let (headers, n_headers, page_bytes) =
+        unsafe { (libc::getauxval(libc::AT_PHDR), libc::getauxval(libc::AT_PHNUM), libc::sysconf(libc::_SC_PAGESIZE)) };
+    let (Ok(address), Ok(n_headers), Ok(page_bytes)) =
+        (usize::try_from(headers), usize::try_from(n_headers), usize::try_from(page_bytes))
+    else {
+        return Vec::new();
+    };
+    let first = address as *const Header;
+    if first.is_null() || !first.is_aligned() || page_bytes == 0 {
+        return Vec::new();
+    }
+    // SAFETY: the kernel says that the program's own headers lie there, so many of them; they are part of its first
+    // segment, which is mapped for as long as it runs and never changes.
+    let headers = unsafe { std::slice::from_raw_parts(first, n_headers) };
+    ranges_of(headers, address, page_bytes)
+}
+
+#[cfg(target_pointer_width = "64")]
+type Header = libc::Elf64_Phdr;
+#[cfg(target_pointer_width = "32")]
+type Header = libc::Elf32_Phdr;
+
+/// [`constant_ranges`] of a program whose `headers` lie at `address`.
+fn ranges_of(headers: &[Header], address: usize, page_bytes: usize) -> Vec<(usize, usize)> {
+    let number = |n| usize::try_from(n).unwrap_or(usize::MAX);
+    // Where the program was put, against where it was linked to be.
+    let Some(own) = headers.iter().find(|header| header.p_type == libc::PT_PHDR) else { return Vec::new() };
+    let moved = address.wrapping_sub(number(own.p_vaddr));
+    let constant = headers.iter().filter(|header| header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_W == 0);
+    let ranges = constant.map(|header| {
+        let start = number(header.p_vaddr).wrapping_add(moved);
+        let end = start.saturating_add(number(header.p_filesz));
+        (start.next_multiple_of(page_bytes), end / page_bytes * page_bytes)
     });
-    ranges.collect()
+    ranges.filter(|(start, end)| start < end).collect()
 }
 
 /// The second field: `size resident shared text lib data dt`.
@@ -60,6 +86,8 @@ fn resident_pages(statm: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
     #[test]
     fn reads_the_second_field() {
         assert_eq!(super::resident_pages("5000 1234 900 1 0 400 0\n"), Some(1234));
@@ -67,18 +95,41 @@ mod tests {
     }
 
     #[test]
-    fn only_code_of_the_program_is_let_go_of() {
-        let maps = "00400000-00410000 r--p 00000000 08:01 7 /bin/own\n\
-                    00410000-00500000 r-xp 00010000 08:01 7 /bin/own\n\
-                    00500000-00510000 rw-p 00100000 08:01 7 /bin/own\n\
-                    7f0000000000-7f0000001000 r-xp 00000000 08:01 9 /lib/other.so\n\
-                    7ffd00000000-7ffd00001000 r-xp 00000000 00:00 0 [vdso]\n";
-        assert_eq!(super::code_ranges(maps, "/bin/own"), [(0x41_0000, 0x50_0000)]);
+    fn only_what_could_never_be_written_is_let_go_of() {
+        let header = |p_type, p_flags, p_vaddr, p_filesz| Header {
+            p_type,
+            p_flags,
+            p_offset: 0,
+            p_vaddr,
+            p_paddr: p_vaddr,
+            p_filesz,
+            p_memsz: p_filesz,
+            p_align: 4096,
+        };
+        let (read, write) = (libc::PF_R, libc::PF_R | libc::PF_W);
+        let headers = [
+            header(libc::PT_PHDR, read, 0x40, 0x1f8),
+            header(libc::PT_LOAD, read, 0, 0x2800),
+            header(libc::PT_LOAD, read | libc::PF_X, 0x3800, 0x3000),
+            header(libc::PT_LOAD, write, 0x7800, 0x4000),
+            header(libc::PT_GNU_RELRO, read, 0x7800, 0x2000),
+            header(libc::PT_LOAD, read, 0x2_0000, 0x800),
+        ];
+        let moved = 0x10_0000;
+        assert_eq!(
+            ranges_of(&headers, moved + 0x40, 4096),
+            [(moved, moved + 0x2000), (moved + 0x4000, moved + 0x6000)]
+        );
+        assert!(ranges_of(&headers[1..], moved, 4096).is_empty(), "nobody knows where it was put");
     }
 
     #[test]
     fn the_program_goes_on_without_the_pages_it_let_go_of() {
-        assert!(super::release_startup_code() > 0);
+        let (own, text) = (super::release_program_pages as *const () as usize, "a constant");
+        let ranges = constant_ranges();
+        assert!(ranges.iter().any(|(start, end)| (*start..*end).contains(&own)), "{ranges:x?}");
+        assert!(release_program_pages() > 0);
+        assert_eq!(text, String::from_utf8_lossy(b"a constant"));
         assert!(super::sample().is_some());
     }
 

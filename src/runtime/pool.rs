@@ -4,7 +4,9 @@
 //! work is done, `deliver` gets the ticket back together with the result, or with [`Panicked`]: a panic costs its own
 //! job and nothing else. A full queue hands the job back to the caller, who has an answer for it.
 //!
-//! Threads start with the first job that finds no idle one, so a pool that is never used costs no stack.
+//! Threads start with the first job that finds no idle one, so a pool that is never used costs no stack. A thread that
+//! has had nothing to do for [`REST_AFTER`] gives its worker state up and makes a new one: what the state keeps at hand
+//! for the next job (a connection, a cache) is worth its memory only while jobs come.
 //!
 //! **Invariant:** [`Pool::try_submit`] never waits. `deliver` may: it runs on the pool's thread.
 
@@ -16,13 +18,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 
 use super::metrics::{self, Gauge};
 use super::threads;
 
 /// How often a join looks whether the thread has ended.
 const JOIN_STEP: Duration = Duration::from_millis(2);
+/// How long a thread keeps its used worker state without a job. Short beside the time between a person's messages, long
+/// beside the steps of one answer.
+pub const REST_AFTER: Duration = Duration::from_millis(500);
 
 /// What a pool is called and how large it is.
 #[derive(Debug, Clone, Copy)]
@@ -69,8 +74,8 @@ struct Shared<T, W, R> {
 }
 
 impl<T: Send + 'static, W: 'static, R: 'static> Pool<T, W, R> {
-    /// A pool without threads yet. `make_worker` runs on each thread as it starts, and again after a panic, because
-    /// the old state may be half changed.
+    /// A pool without threads yet. `make_worker` runs on each thread as it starts, again when it rests ([`REST_AFTER`]), and
+    /// again after a panic, because the old state may be half changed.
     ///
     /// # Panics
     /// When the spec asks for no threads or no queue.
@@ -154,7 +159,7 @@ impl<T: Send + 'static, W: 'static, R: 'static> Pool<T, W, R> {
 impl<T, W, R> Shared<T, W, R> {
     fn work(&self) {
         let mut worker = (self.make_worker)();
-        while let Ok((ticket, work)) = self.queue.recv() {
+        while let Some((ticket, work)) = self.next(&mut worker) {
             self.depth.set(gauge(self.queue.len()));
             self.active.add(1);
             let result = guarded(|| work(&mut worker));
@@ -164,6 +169,18 @@ impl<T, W, R> Shared<T, W, R> {
             }
             (self.deliver)(ticket, result);
             self.unfinished.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
+    /// The next job; `None` once the pool is stopped. Meanwhile the thread may rest.
+    fn next(&self, worker: &mut W) -> Option<(T, Work<W, R>)> {
+        match self.queue.recv_timeout(REST_AFTER) {
+            Ok(job) => Some(job),
+            Err(RecvTimeoutError::Disconnected) => None,
+            Err(RecvTimeoutError::Timeout) => {
+                *worker = (self.make_worker)();
+                self.queue.recv().ok()
+            }
         }
     }
 }
@@ -248,6 +265,27 @@ mod tests {
         let got: Vec<_> = (0..3).map(|_| results.recv_timeout(Duration::from_secs(10)).unwrap()).collect();
         assert_eq!(got, [(1, Ok(1)), (2, Err(Panicked("on purpose".into()))), (3, Ok(1))]);
         assert_eq!(pool.stop(soon()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_thread_keeps_its_state_from_job_to_job_and_gives_it_up_when_it_rests() {
+        let (mut pool, results) = pool(1, 8);
+        let mut count = || {
+            let more: Work<u32, u32> = Box::new(|n: &mut u32| {
+                *n += 1;
+                *n
+            });
+            pool.try_submit(1, more).unwrap_or_else(|_| panic!("full"));
+            results.recv_timeout(Duration::from_secs(10)).unwrap().1
+        };
+        // On a machine so busy that the thread rests in between, once more.
+        let deadline = soon();
+        while count() != Ok(2) {
+            assert!(Instant::now() < deadline);
+        }
+        std::thread::sleep(REST_AFTER + Duration::from_millis(300));
+        assert_eq!(count(), Ok(1));
+        assert!(pool.stop(soon()).is_empty());
     }
 
     #[test]

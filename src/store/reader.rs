@@ -72,11 +72,6 @@ impl LazyReader {
         };
         Ok(self.reader.insert(reader))
     }
-
-    /// Disconnects and gives the memory back; the next [`LazyReader::get`] connects again.
-    pub fn close(&mut self) {
-        self.reader = None;
-    }
 }
 
 #[cfg(test)]
@@ -129,8 +124,6 @@ mod tests {
         assert!(matches!(missing.get(), Err(StoreError::Open { .. })));
 
         let mut reader = LazyReader::new(database.path());
-        assert_eq!(reader.get().unwrap().meta("a").unwrap(), None);
-        reader.close();
         assert_eq!(reader.get().unwrap().meta("a").unwrap(), None);
     }
 }
