@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 /// Without anything to do for this long the process is quiet.
 pub(super) const QUIET_AFTER: Duration = Duration::from_secs(1);
-/// Between two times memory is given back: what is given back costs a little to take again, and a client that asks for
-/// something every few seconds should not pay that each time.
-pub(super) const RELEASE_INTERVAL: Duration = Duration::from_secs(10);
+/// Between two times memory is given back: what is given back costs some tenths of a millisecond to take again, and a client
+/// that asks for something every other second should not pay that each time.
+pub(super) const RELEASE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// When to give memory back next.
 #[derive(Debug)]
@@ -58,7 +58,7 @@ mod tests {
         assert!(!quiet.has_come(at(60_000)));
         assert_eq!(quiet.deadline(), None, "nothing happened since");
         quiet.stir(at(2_000));
-        assert!(!quiet.has_come(at(11_899)), "the last time was less than an interval ago");
-        assert!(quiet.has_come(at(11_900)));
+        assert!(!quiet.has_come(at(6_899)), "the last time was less than an interval ago");
+        assert!(quiet.has_come(at(6_900)));
     }
 }
