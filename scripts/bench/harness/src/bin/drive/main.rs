@@ -97,7 +97,7 @@ pub struct Measured {
     pub idle: Memory,
     pub crowd: Memory,
     pub n_idle_clients: usize,
-    /// What the same number of idle connections costs the bare echo, each, in KiB.
+    /// Own memory that the same number of idle connections costs the bare echo, each, in KiB.
     pub echo_kib_per_client: f64,
     pub after_crowd: Memory,
     /// Sessions that `sessions.list` lists; `None` when there is no such method.
@@ -214,7 +214,7 @@ fn measure(target: &Target, args: &Args, folder: &Path) -> Result<Measured> {
     let echo = Process::echo(&args.echo)?;
     let echo_idle = echo.memory()?;
     let echo_crowd = with_idle_clients(&echo, extent.n_idle_clients, || open(echo.port, "/", Purpose::Idle))?;
-    let echo_kib = echo_crowd.resident_kib.saturating_sub(echo_idle.resident_kib);
+    let echo_kib = echo_crowd.anonymous_kib.saturating_sub(echo_idle.anonymous_kib);
 
     let mut admin = Client::connect(process.port, TOKEN, &["operator.admin"], Purpose::Measure)?;
     let n_sessions = make_sessions(&mut admin)?;

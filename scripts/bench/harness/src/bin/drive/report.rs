@@ -14,7 +14,7 @@ use crate::{Load, Measured, Result};
 
 /// The limits of the design: what is looked at, the most (or least) it may be, and how to get it from the measures.
 const LIMITS: [Limit; 10] = [
-    Limit { name: "binary", unit: "MiB", bound: Bound::Below(8.0), value: |m| m.program_bytes.map(|b| b as f64 / MIB) },
+    Limit { name: "binary", unit: "MB", bound: Bound::AtMost(8.0), value: |m| m.program_bytes.map(|b| b as f64 / 1e6) },
     Limit {
         name: "start to first accepted connect, median",
         unit: "ms",
@@ -23,12 +23,12 @@ const LIMITS: [Limit; 10] = [
     },
     Limit {
         name: "resident memory, idle",
-        unit: "MiB",
+        unit: "MB",
         bound: Bound::AtMost(6.0),
-        value: |m| Some(m.idle.resident_kib as f64 / 1024.0),
+        value: |m| Some(m.idle.resident_kib as f64 * 1024.0 / 1e6),
     },
     Limit {
-        name: "memory for each idle client",
+        name: "own memory for each idle client",
         unit: "KiB",
         bound: Bound::AtMost(12.0),
         value: |m| Some(per_client_kib(m)),
@@ -58,13 +58,13 @@ const LIMITS: [Limit; 10] = [
         value: |m| Some(m.turns.as_ref()?.load(8)?.per_s),
     },
     Limit {
-        name: "8 streaming runs above idle",
+        name: "8 streaming runs above idle, own memory",
         unit: "MiB",
         bound: Bound::AtMost(6.0),
         value: |m| Some(m.turns.as_ref()?.streaming_mib()),
     },
     Limit {
-        name: "growth in the later turns",
+        name: "growth in the later turns, own memory",
         unit: "MiB",
         bound: Bound::AtMost(GROWTH_MIB_MAX),
         value: |m| Some(m.turns.as_ref()?.growth_mib()),
@@ -91,7 +91,6 @@ struct Limit {
 
 #[derive(Clone, Copy)]
 enum Bound {
-    Below(f64),
     AtMost(f64),
     AtLeast(f64),
 }
@@ -113,7 +112,6 @@ impl Limit {
     fn verdict(&self, measured: &Measured) -> Verdict {
         let value = (self.value)(measured);
         let (bound, holds) = match self.bound {
-            Bound::Below(most) => (format!("below {}", number(most)), value.is_some_and(|value| value < most)),
             Bound::AtMost(most) => (format!("at most {}", number(most)), value.is_some_and(|value| value <= most)),
             Bound::AtLeast(least) => (format!("at least {}", number(least)), value.is_some_and(|value| value >= least)),
         };
@@ -184,8 +182,8 @@ pub fn table(machine: &Value, measured: &[Measured]) -> String {
     row("SIGTERM to end", &|m| ms(&m.stop_ms));
     row("resident, idle", &|m| memory(&m.idle));
     row(&format!("resident, {} idle clients", measured[0].n_idle_clients), &|m| memory(&m.crowd));
-    row("  for each client", &|m| format!("{} KiB", number(per_client_kib(m))));
-    row("  bare echo, for each client", &|m| format!("{} KiB", number(m.echo_kib_per_client)));
+    row("  own, for each client", &|m| format!("{} KiB", number(per_client_kib(m))));
+    row("  bare echo's own, for each client", &|m| format!("{} KiB", number(m.echo_kib_per_client)));
     row("resident, clients gone", &|m| memory(&m.after_crowd));
     row("resident, after the load below", &|m| memory(&m.after_load));
     row("threads", &|m| m.idle.n_threads.to_string());
@@ -303,8 +301,9 @@ fn memory_json(memory: &Memory) -> Value {
     })
 }
 
+/// Own memory: pages of the program's file come and go with what is done and say nothing of a client.
 fn per_client_kib(m: &Measured) -> f64 {
-    m.crowd.resident_kib.saturating_sub(m.idle.resident_kib) as f64 / m.n_idle_clients as f64
+    m.crowd.anonymous_kib.saturating_sub(m.idle.anonymous_kib) as f64 / m.n_idle_clients as f64
 }
 
 fn memory(memory: &Memory) -> String {

@@ -63,14 +63,14 @@ impl Turns {
         self.loads.iter().find(|load| load.n_sessions == n_sessions)
     }
 
-    /// What the streaming runs take above idle, in MiB.
+    /// Own memory of the streaming runs above idle, in MiB.
     pub fn streaming_mib(&self) -> f64 {
-        self.streaming.resident_kib.saturating_sub(self.idle.resident_kib) as f64 / 1024.0
+        self.streaming.anonymous_kib.saturating_sub(self.idle.anonymous_kib) as f64 / 1024.0
     }
 
-    /// What the later three quarters of the turns added, in MiB.
+    /// Own memory that the later three quarters of the turns added, in MiB.
     pub fn growth_mib(&self) -> f64 {
-        self.late.resident_kib.saturating_sub(self.early.resident_kib) as f64 / 1024.0
+        self.late.anonymous_kib.saturating_sub(self.early.anonymous_kib) as f64 / 1024.0
     }
 }
 
@@ -198,7 +198,7 @@ impl Driver {
         for rest in STREAM_LOOKS {
             std::thread::sleep(rest);
             let memory = process.memory()?;
-            if memory.resident_kib > most.resident_kib {
+            if memory.anonymous_kib > most.anonymous_kib {
                 most = memory;
             }
         }
