@@ -91,7 +91,9 @@ impl Gateway {
             }
             Run::Store(handler) => {
                 let (snapshot, params) = (self.snapshot(), params.map(str::to_owned));
-                Work::Store(Box::new(move |db| handler(StoreCx { db, snapshot, call }, params.as_deref())))
+                Work::Store(Box::new(move |db| {
+                    handler(StoreCx { db, snapshot, call, ordered_by: None }, params.as_deref())
+                }))
             }
         };
         self.effects.push_back(Effect::Start(Job { origin: origin(), work }));

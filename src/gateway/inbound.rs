@@ -296,9 +296,13 @@ impl Gateway {
         let orders = way.orders.clone();
         let (message, request, rules) = (Arc::clone(&way.message), Arc::clone(&way.request), Arc::clone(&self.rules));
         let Some(decision) = way.decision.clone() else { return };
+        // One that is to wait and is being written down is not known to the scheduler yet: when the session becomes free
+        // meanwhile, the next one must not overtake it.
+        let mut before = self.inbound.on_their_way.range(..ticket).map(|(_, way)| way);
+        let is_behind = before.any(|way| way.message.session == message.session && way.begins == Some(Begins::Later));
         let begins = match decision.action {
-            Action::Block => Begins::Later,
-            Action::Allow | Action::Review => self.reserve_run(&message),
+            Action::Allow | Action::Review if !is_behind => self.reserve_run(&message),
+            _ => Begins::Later,
         };
         // What is blocked orders nothing.
         let orders = orders.filter(|_| decision.action != Action::Block);
@@ -573,4 +577,54 @@ fn blocked(decision: &Decision) -> RpcError {
         "reasons": decision.reasons,
         "tags": decision.tags,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::stage::Stage;
+
+    /// The next job that is to be started.
+    #[track_caller]
+    fn next_job(stage: &mut Stage) -> Effect {
+        std::iter::from_fn(|| stage.core.next_effect())
+            .find(|effect| matches!(effect, Effect::Start(_)))
+            .expect("a job is to be started")
+    }
+
+    /// A message up to the job that writes it down.
+    #[track_caller]
+    fn written_next(stage: &mut Stage, text: &str) -> Effect {
+        let params = json!({ "sessionKey": "main", "message": text, "idempotencyKey": text });
+        assert!(stage.begin(Protocol::V4, "chat.send", &params).unwrap().is_none());
+        let judging = next_job(stage);
+        stage.carry_out(judging);
+        next_job(stage)
+    }
+
+    #[test]
+    fn a_message_does_not_overtake_one_that_is_being_written_down_when_its_session_becomes_free() {
+        let mut stage = Stage::new(&json!({}));
+        let first = written_next(&mut stage, "first");
+        stage.carry_out(first);
+        let run = next_job(&mut stage);
+        stage.carry_out(run);
+        let end = next_job(&mut stage);
+        // The session is busy until the end is written, so this one is to wait for its turn.
+        let second = written_next(&mut stage, "second");
+        stage.carry_out(end);
+        let third = written_next(&mut stage, "third");
+
+        stage.carry_out(second);
+        stage.carry_out(third);
+        stage.run();
+        for _ in 0..3 {
+            stage.pass(std::time::Duration::from_secs(1));
+        }
+
+        let history = stage.ok(Protocol::V4, "chat.history", &json!({ "sessionKey": "main" }));
+        let users = history["messages"].as_array().unwrap().iter().filter(|message| message["role"] == "user");
+        let said: Vec<&Value> = users.map(|message| &message["content"][0]["text"]).collect();
+        assert_eq!(said, ["first", "second", "third"]);
+    }
 }

@@ -119,6 +119,8 @@ pub struct StoreCx<'a> {
     pub snapshot: Snapshot,
     /// The call.
     pub call: Call,
+    /// The inbox row of the message that gave it as a command. It goes on when what is open in its session ends.
+    pub ordered_by: Option<i64>,
 }
 
 /// Where a method runs, and therefore what it may touch.

@@ -511,3 +511,54 @@ fn many_sessions_are_answered_at_once_each_in_its_own_words() {
         provider.requests().iter().all(|request| request.header("authorization") == Some(&format!("Bearer {KEY}")))
     );
 }
+
+#[test]
+fn a_session_that_was_deleted_or_reset_does_not_come_back_after_a_kill() {
+    for method in ["sessions.delete", "sessions.reset"] {
+        let provider = Provider::start_with(|_| Turn::text("one two three").stall_after(2));
+        let mut server = with(&provider).start();
+        for n in 0..5 {
+            let ann = server.operator("ann");
+            let (session, first, waits) = (format!("gone-{n}"), format!("first-{n}"), format!("waits-{n}"));
+            let asked = provider.requests().len();
+            send(&ann, &session, &first);
+            provider.wait_for_requests(asked + 1);
+            send(&ann, &session, &waits);
+            ann.call(method, json!({ "key": key(&session) })).expect_ok();
+
+            server.kill_and_restart();
+
+            let ann = server.operator("ann");
+            for run_id in [&first, &waits] {
+                let end = end_of(&ann, run_id);
+                assert_eq!(end["status"], "error", "{method}: {run_id} went with its session: {end}");
+            }
+            assert_eq!(told(&ann, &session), Vec::<String>::new(), "{method}");
+        }
+    }
+}
+
+#[test]
+fn a_burst_keeps_its_order_while_runs_end_in_its_midst() {
+    let provider = Provider::start();
+    let many = json!({ "messages": { "queue": { "cap": 1000 } } });
+    let server = with(&provider).config(&many).start();
+    let ann = server.operator("ann");
+    let names: Vec<String> = (0..240).map(|n| format!("message-{n:03}")).collect();
+    for (round, some) in names.chunks(3).enumerate() {
+        // The first one's run ends somewhere between the arrival of the others, in one round or another.
+        let mut pending = vec![start(&ann, "burst", &some[0])];
+        std::thread::sleep(Duration::from_micros(round as u64 % 40 * 250));
+        pending.extend(some[1..].iter().map(|name| start(&ann, "burst", name)));
+        for pending in pending {
+            ann.wait(pending).expect_ok();
+        }
+        for name in some {
+            assert_eq!(end_of(&ann, name)["status"], "ok", "{name}");
+        }
+    }
+    let history = ann.call("chat.history", json!({ "sessionKey": key("burst"), "limit": 1000 })).expect_ok();
+    let users = history["messages"].as_array().unwrap().iter().filter(|message| message["role"] == "user");
+    let said: Vec<&str> = users.map(|message| message["content"][0]["text"].as_str().unwrap()).collect();
+    assert_eq!(said, names);
+}

@@ -10,6 +10,8 @@ use crate::agent::stop::Why;
 use crate::agent::talk::{Failure, FailureKind, Usage};
 use crate::intake::accept::run_key;
 use crate::intake::activity;
+use crate::protocol::error::RpcError;
+use crate::protocol::session_key::SessionKey;
 use crate::sessions::transcript;
 use crate::store::StoreError;
 use crate::store::db::Db;
@@ -52,6 +54,11 @@ impl Verdict {
     /// Whether the run said what it had to say.
     pub fn is_ok(&self) -> bool {
         self.status == "ok"
+    }
+
+    /// As it is kept.
+    fn to_text(&self) -> String {
+        serde_json::to_string(self).expect("a verdict is strings and numbers")
     }
 
     /// What went wrong, or why it was stopped, as one sentence.
@@ -116,25 +123,62 @@ pub(super) fn close(
         })?,
         false => None,
     };
-    if has_begun {
-        activity::run_finished(db, asked, session_id.unwrap_or_default(), status(end), now_ms)?;
-    }
     let verdict = Verdict::of(end);
-    let response = serde_json::to_string(&verdict).expect("a verdict is strings and numbers");
+    let response = verdict.to_text();
     let state = match (&end.outcome, has_begun) {
         (Outcome::Failed(_), false) => InboxState::Dropped,
         (Outcome::Failed(_), true) => InboxState::Failed,
         (Outcome::Replied(_) | Outcome::Stopped { .. }, _) => InboxState::Done,
     };
+    let mut ended_before = false;
     for (inbox_id, run_id) in items {
         db.inbox_set_state(*inbox_id, state, None)?;
         let outcome = if verdict.is_ok() { Ok(response.as_str()) } else { Err(response.as_str()) };
-        db.idempotency_finish(&run_key(run_id), outcome, now_ms)?;
+        let is_first_end = db.idempotency_finish(&run_key(run_id), outcome, now_ms)?;
+        ended_before |= !is_first_end && *run_id == asked.run_id;
+    }
+    if has_begun && !ended_before {
+        activity::run_finished(db, asked, session_id.unwrap_or_default(), status(end), now_ms)?;
     }
     Ok(added.map(|added| match after {
         Some(session) => transcript::Added { session, ..added },
         None => added,
     }))
+}
+
+/// Sessions go, or begin anew: what is open in them ends in the same transaction. Their runs are stopped too, but a kill may
+/// come first, and the next start would take them up and bring back what is gone. The message in the row `but` goes on: it
+/// is what ordered this.
+///
+/// # Errors
+/// The store's; nothing is written then.
+pub(in crate::gateway) fn close_sessions(
+    db: &Db<'_>,
+    is_one: impl Fn(&SessionKey) -> bool,
+    but: Option<i64>,
+    now_ms: i64,
+) -> Result<(), StoreError> {
+    let end = bare_end(Outcome::Stopped { why: Why::Rpc, partial: String::new() }, now_ms);
+    let verdict = Verdict::of(&end).to_text();
+    let mut after_id = 0;
+    loop {
+        let rows = db.inbox_open(after_id)?;
+        let Some(last) = rows.last() else { return Ok(()) };
+        after_id = last.id;
+        for row in rows {
+            if Some(row.id) == but || !is_one(&SessionKey::stored(row.session_key.clone())) {
+                continue;
+            }
+            let message: crate::intake::Message = serde_json::from_str(&row.body)
+                .map_err(|error| RpcError::unavailable(format!("inbox row {} cannot be read: {error}", row.id)))?;
+            db.inbox_set_state(row.id, InboxState::Done, None)?;
+            db.idempotency_finish(&run_key(&message.run_id), Err(&verdict), now_ms)?;
+            if row.turn_id == Some(row.id) {
+                let session = db.session(&row.session_key)?.map(|session| session.session_id).unwrap_or_default();
+                activity::run_finished(db, &message, &session, status(&end), now_ms)?;
+            }
+        }
+    }
 }
 
 /// How it ended, in the words of the activity record.

@@ -151,18 +151,20 @@ pub(in crate::gateway) fn carry_out(
     for effect in effects {
         match effect {
             Effect::Text(text) => lines.push(text),
-            Effect::Patch { fields, said } => match scene.call_twin(db, "sessions.patch", message, fields) {
-                Ok(changed) => {
-                    facts.extend(changed);
-                    lines.push(said);
+            Effect::Patch { fields, said } => {
+                match scene.call_twin(db, "sessions.patch", stored.inbox_id, message, fields) {
+                    Ok(changed) => {
+                        facts.extend(changed);
+                        lines.push(said);
+                    }
+                    Err(StoreError::Refused(error)) => lines.push(error.message),
+                    Err(error) => return Err(error),
                 }
-                Err(StoreError::Refused(error)) => lines.push(error.message),
-                Err(error) => return Err(error),
-            },
+            }
             Effect::Reset { reason, said, .. } => {
                 let mut fields = Map::new();
                 fields.insert("reason".to_owned(), json!(reason));
-                facts.extend(scene.call_twin(db, "sessions.reset", message, fields)?);
+                facts.extend(scene.call_twin(db, "sessions.reset", stored.inbox_id, message, fields)?);
                 lines.push(said);
                 is_notice = true;
             }
@@ -308,13 +310,15 @@ impl Scene {
         &self,
         db: &Db<'_>,
         name: &'static str,
+        inbox_id: i64,
         message: &Message,
         fields: Map<String, Value>,
     ) -> Result<Vec<Fact>, StoreError> {
         match table::find(name).map(|method| method.run) {
             Some(Run::Store(handler)) => {
                 // The call keeps the name of the method it came by, for the audit trail.
-                let cx = StoreCx { db, snapshot: self.snapshot.clone(), call: self.orders.call.clone() };
+                let (snapshot, call) = (self.snapshot.clone(), self.orders.call.clone());
+                let cx = StoreCx { db, snapshot, call, ordered_by: Some(inbox_id) };
                 handler(cx, Some(&params(message, fields))).map(|done| done.facts)
             }
             _ => Err(no_twin(name).into()),

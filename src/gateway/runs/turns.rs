@@ -198,6 +198,10 @@ impl Gateway {
         match outcome {
             Ok(session_id) => self.go(now, no, session_id),
             Err(error) => {
+                // Its session went while it was about to begin: nothing is written in what took its place.
+                if let Some(why) = open.stop_asked {
+                    return self.close(now, no, None, stopped_end(why, now));
+                }
                 if !beginning.again.schedule(now) {
                     self.close_run(now, no, failed_end(error.message, now.wall_ms));
                 }

@@ -1,5 +1,6 @@
 //! Making, changing and removing agents: edits of the configuration like any other, and what belongs to them on disk.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
@@ -10,6 +11,7 @@ use super::files::{self, not_found};
 use crate::config::document::Document;
 use crate::config::edit::Planned;
 use crate::gateway::Fact;
+use crate::gateway::runs::close::close_sessions;
 use crate::gateway::table::StoreCx;
 use crate::protocol::error::RpcError;
 use crate::protocol::params::{Issues, NonEmpty, Params, Patch};
@@ -275,6 +277,8 @@ fn delete_sessions(cx: &StoreCx<'_>, id: &str) -> Result<Vec<Fact>, StoreError> 
         if page.sessions.is_empty() {
             return Ok(facts);
         }
+        let gone: BTreeSet<&str> = page.sessions.iter().map(|session| session.key.as_str()).collect();
+        close_sessions(cx.db, |key| gone.contains(key.as_str()), cx.ordered_by, cx.call.now_ms)?;
         for session in page.sessions {
             cx.db.session_delete(&session.key, TranscriptFate::Archive, cx.call.now_ms)?;
             facts.push(Fact::SessionGone { key: SessionKey::stored(session.key), session_id: session.session_id });

@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Keyed, audit, refuse_web_chat, whole_key};
 use crate::gateway::Fact;
+use crate::gateway::runs::close::close_sessions;
 use crate::gateway::table::StoreCx;
 use crate::protocol::error::RpcError;
 use crate::protocol::params::{Any, Count, Int, Issues, NonEmpty, Param, Params, Patch};
@@ -325,6 +326,8 @@ pub(super) fn reset(cx: StoreCx<'_>, params: Keyed<ResetParams>) -> Result<(Valu
         return Err(changed_before(&key, "reset").into());
     }
     let is_new = known.is_none();
+    // Before the transcript changes: what ends here ended in the one before.
+    close_sessions(cx.db, |own| *own == key, cx.ordered_by, now_ms)?;
     let mut session = match cx.db.session_reset(key.as_str(), &random::uuid(), now_ms)? {
         Some(done) => done.session,
         None => transcript::fresh(&key, now_ms),
@@ -399,6 +402,9 @@ pub(super) fn delete(cx: StoreCx<'_>, params: Keyed<DeleteParams>) -> Result<(Va
         return Err(changed_before(&key, "deletion").into());
     }
     let fate = if params.delete_transcript == Some(false) { TranscriptFate::Keep } else { TranscriptFate::Archive };
+    if known.is_some() {
+        close_sessions(cx.db, |own| *own == key, cx.ordered_by, cx.call.now_ms)?;
+    }
     let deleted = cx.db.session_delete(key.as_str(), fate, cx.call.now_ms)?;
     let mut answer = json!({ "ok": true, "key": key.as_str(), "deleted": deleted.is_some(), "archived": [] });
     if cx.call.protocol() == Protocol::V3 {

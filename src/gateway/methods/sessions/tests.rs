@@ -87,7 +87,8 @@ impl World {
                 handler(QueryCx { store: &mut store, snapshot, call }, Some(&raw))?
             }
             Run::Store(handler) => {
-                let written = self.database.write(|db| handler(StoreCx { db, snapshot, call }, Some(&raw)));
+                let written =
+                    self.database.write(|db| handler(StoreCx { db, snapshot, call, ordered_by: None }, Some(&raw)));
                 written.map_err(|error: StoreError| RpcError::from(error))?
             }
             Run::Loop(_) => panic!("{name} needs the loop"),
