@@ -371,13 +371,13 @@ pub(super) fn hint_for(what: &str) -> Option<&'static str> {
     let what = what.to_lowercase();
     if what.contains("no model is configured") || what.contains("no model may be asked") {
         return Some(
-            "set a provider's key in the gateway's environment, such as ANTHROPIC_API_KEY or OPENAI_API_KEY, or write \
-             one into the configuration: `openclaw-rs config set models.providers.anthropic.apiKey -`",
+            "`openclaw-rs onboard` sets one up; or start the gateway with a provider's key in its environment, such as \
+             ANTHROPIC_API_KEY or OPENAI_API_KEY",
         );
     }
     let is_about_keys = ["api key", "apikey", "unauthorized", "401", "authentication"];
     if is_about_keys.iter().any(|word| what.contains(word)) {
-        return Some("check the provider's key: `openclaw-rs config get models.providers` shows where it comes from");
+        return Some("check the provider's key: `openclaw-rs configure` sets another one");
     }
     if what.contains("longer than it may") {
         return Some("--timeout gives it more time, up to agents.defaults.timeoutSeconds");

@@ -34,6 +34,10 @@ pub struct Args {
     pub sessions: SessionsArgs,
     /// What to say to an agent.
     pub agent: AgentArgs,
+    /// What to set up.
+    pub onboard: OnboardArgs,
+    /// Which models.
+    pub models: ModelsArgs,
     /// Which device.
     pub devices: DevicesArgs,
     /// Which configuration key, and its value.
@@ -138,6 +142,40 @@ pub struct AgentArgs {
     pub thinking: Option<String>,
     /// Send the answer to where the session's messages come from.
     pub deliver: bool,
+}
+
+/// What to set up.
+#[derive(Clone, Debug, Default)]
+pub struct OnboardArgs {
+    /// The provider's id or alias.
+    pub provider: Option<String>,
+    /// Its key; `-` is standard input.
+    pub api_key: Option<Secret>,
+    /// The variable that holds its key.
+    pub api_key_env: Option<String>,
+    /// Where its API is.
+    pub base_url: Option<String>,
+    /// Which API it speaks.
+    pub api: Option<String>,
+    /// The model.
+    pub model: Option<String>,
+    /// The agents' directory.
+    pub workspace: Option<String>,
+    /// Never ask.
+    pub non_interactive: bool,
+}
+
+/// Which models.
+#[derive(Debug, Default)]
+pub struct ModelsArgs {
+    /// The catalogue, whether a model may be chosen or not.
+    pub all: bool,
+    /// A model by name or alias.
+    pub model: Option<String>,
+    /// A short name.
+    pub alias: Option<String>,
+    /// Fail when the default model cannot be asked.
+    pub check: bool,
 }
 
 /// Which device.

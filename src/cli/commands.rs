@@ -4,7 +4,7 @@ use super::args::{Args, Given, Special};
 use super::flags::{Command, Count, Example, FLAG, Flag, Found, Word};
 use super::term::Out;
 use super::{CliError, Outcome};
-use super::{agent, completions, config, defend, devices, doctor, gateway, health, help, man, sessions};
+use super::{agent, completions, config, defend, devices, doctor, gateway, health, help, man, onboard, sessions};
 
 /// The program itself: without a command it runs the daemon.
 pub static ROOT: Command = Command {
@@ -27,6 +27,8 @@ pub static ROOT: Command = Command {
         &health::HEALTH,
         &health::STATUS,
         &sessions::COMMAND,
+        &onboard::ONBOARD,
+        &onboard::CONFIGURE,
         &config::COMMAND,
         &devices::COMMAND,
         &doctor::COMMAND,

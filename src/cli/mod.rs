@@ -36,6 +36,7 @@ pub mod devices;
 pub mod doctor;
 pub mod gateway;
 pub mod health;
+pub mod onboard;
 pub mod run;
 pub mod sessions;
 

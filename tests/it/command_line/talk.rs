@@ -21,13 +21,13 @@ fn server(provider: &Provider) -> Server {
 }
 
 /// A terminal that a command writes to, and what it wrote.
-struct Terminal {
-    ours: File,
-    shown: String,
+pub(super) struct Terminal {
+    pub(super) ours: File,
+    pub(super) shown: String,
 }
 
 impl Terminal {
-    fn open() -> (Terminal, OwnedFd) {
+    pub(super) fn open() -> (Terminal, OwnedFd) {
         let (mut ours, mut theirs) = (0, 0);
         let (name, modes, size) = (std::ptr::null_mut(), std::ptr::null(), std::ptr::null());
         // SAFETY: openpty(3) writes two descriptors to the places given and takes null for what is not wanted.
@@ -39,7 +39,7 @@ impl Terminal {
 
     /// Reads until `words` are shown.
     #[track_caller]
-    fn expect(&mut self, words: &str) {
+    pub(super) fn expect(&mut self, words: &str) {
         let until = Instant::now() + WAIT_MAX;
         let mut buffer = [0; 1024];
         while !self.shown.contains(words) {
