@@ -4,7 +4,9 @@ use super::args::{Args, Given, Special};
 use super::flags::{Command, Count, Example, FLAG, Flag, Found, Word};
 use super::term::Out;
 use super::{CliError, Outcome};
-use super::{agent, completions, config, defend, devices, doctor, gateway, health, help, man, onboard, sessions};
+use super::{
+    agent, chat, completions, config, defend, devices, doctor, gateway, health, help, man, models, onboard, sessions,
+};
 
 /// The program itself: without a command it runs the daemon.
 pub static ROOT: Command = Command {
@@ -24,9 +26,11 @@ pub static ROOT: Command = Command {
     children: &[
         &gateway::COMMAND,
         &agent::COMMAND,
+        &chat::COMMAND,
         &health::HEALTH,
         &health::STATUS,
         &sessions::COMMAND,
+        &models::COMMAND,
         &onboard::ONBOARD,
         &onboard::CONFIGURE,
         &config::COMMAND,

@@ -30,12 +30,14 @@ pub mod said;
 
 pub mod agent;
 pub mod call;
+pub mod chat;
 pub mod config;
 pub mod defend;
 pub mod devices;
 pub mod doctor;
 pub mod gateway;
 pub mod health;
+pub mod models;
 pub mod onboard;
 pub mod run;
 pub mod sessions;

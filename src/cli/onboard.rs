@@ -22,9 +22,9 @@ use crate::config::load::{self, LoadInputs};
 use crate::config::secret::Secret;
 use crate::protocol::version::Protocol;
 
-mod ask;
-mod plan;
-mod workspace;
+pub mod ask;
+pub mod plan;
+pub mod workspace;
 
 use ask::Person;
 use plan::{Facts, Key, Plan};

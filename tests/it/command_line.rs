@@ -1,5 +1,6 @@
 //! Our own command line against a running gateway, as scripts use it: output, exit status, files.
 
+mod models;
 mod onboard;
 mod talk;
 

@@ -105,9 +105,7 @@ pub fn decide(
     let base_url = match (&wish.base_url, has_address, person.as_deref_mut()) {
         (Some(url), ..) => Some(address(url).map_err(|why| bad(format!("--base-url {why}"), URL_HINT))?),
         (None, true, _) => None,
-        (None, false, Some(person)) => {
-            Some(person.ask(&format!("Address of {provider}'s API"), None, |text| address(text))?)
-        }
+        (None, false, Some(person)) => Some(person.ask(&format!("Address of {provider}'s API"), None, address)?),
         (None, false, None) => {
             return Err(bad(format!("no address is known for the provider {provider}"), URL_HINT));
         }
@@ -129,9 +127,7 @@ pub fn decide(
             let now = facts.text("/gateway/bind").unwrap_or(BindMode::Loopback.as_str());
             let question = "Listen on: loopback (this machine only), lan, tailnet, auto, or an address";
             // What was chosen by its own key stays there.
-            let asked =
-                person.ask(question, Some(now), |text| if text == now { Ok(None) } else { listen(text).map(Some) })?;
-            asked
+            person.ask(question, Some(now), |text| if text == now { Ok(None) } else { listen(text).map(Some) })?
         }
         (None, None) => None,
     };

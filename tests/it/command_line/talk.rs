@@ -4,8 +4,10 @@ use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::process::{Child, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+use openclaw_rs::runtime::threads;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -24,6 +26,7 @@ fn server(provider: &Provider) -> Server {
 pub(super) struct Terminal {
     pub(super) ours: File,
     pub(super) shown: String,
+    pieces: Receiver<String>,
 }
 
 impl Terminal {
@@ -34,23 +37,33 @@ impl Terminal {
         let opened = unsafe { libc::openpty(&raw mut ours, &raw mut theirs, name, modes, size) };
         assert_eq!(opened, 0, "a terminal can be opened");
         // SAFETY: both were opened just now, and nobody else has them.
-        unsafe { (Terminal { ours: File::from_raw_fd(ours), shown: String::new() }, OwnedFd::from_raw_fd(theirs)) }
+        let (ours, theirs) = unsafe { (File::from_raw_fd(ours), OwnedFd::from_raw_fd(theirs)) };
+        let mut reading = ours.try_clone().unwrap();
+        let (sender, pieces) = channel();
+        let read = move || {
+            let mut buffer = [0; 1024];
+            // Ends when nobody has the other end any more.
+            while let Ok(n @ 1..) = reading.read(&mut buffer) {
+                if sender.send(String::from_utf8_lossy(&buffer[..n]).into_owned()).is_err() {
+                    return;
+                }
+            }
+        };
+        threads::spawn("terminal", threads::STACK_BYTES, read).unwrap();
+        (Terminal { ours, shown: String::new(), pieces }, theirs)
     }
 
     /// Reads until `words` are shown.
     #[track_caller]
     pub(super) fn expect(&mut self, words: &str) {
         let until = Instant::now() + WAIT_MAX;
-        let mut buffer = [0; 1024];
         while !self.shown.contains(words) {
-            assert!(Instant::now() < until, "{words:?} is not shown: {:?}", self.shown);
-            match self.ours.read(&mut buffer) {
-                Ok(n) if n > 0 => self.shown.push_str(&String::from_utf8_lossy(&buffer[..n])),
-                // The other end is closed.
-                _ => break,
+            let left = until.saturating_duration_since(Instant::now());
+            match self.pieces.recv_timeout(left) {
+                Ok(piece) => self.shown.push_str(&piece),
+                Err(_) => panic!("{words:?} is not shown: {:?}", self.shown),
             }
         }
-        assert!(self.shown.contains(words), "{words:?} is not shown: {:?}", self.shown);
     }
 }
 
@@ -161,4 +174,75 @@ fn without_an_answer_there_is_a_sentence_what_to_do_and_a_status() {
     let away = openclaw_rs(home.path(), &away).output().unwrap();
     assert_eq!(away.status.code(), Some(FAILURE));
     assert!(stderr(&away).contains("start one with `openclaw-rs gateway run`"), "{}", stderr(&away));
+}
+
+#[test]
+fn a_chat_shows_what_was_said_and_goes_on_with_it() {
+    let provider = Provider::start();
+    provider.then(Turn::text("Four.")).then(Turn::text("The answer takes a while to be written.").hold_after(5));
+    let server = server(&provider);
+    assert_eq!(text(&run_against(&server, &["agent", "-m", "Two and two?"]).stdout), "Four.\n");
+    let home = TempDir::new().unwrap();
+    let (mut terminal, theirs) = Terminal::open();
+    let mut command = command(&server, &home, &["chat"]);
+    let child = command.env("NO_COLOR", "1").stdin(theirs.try_clone().unwrap()).stdout(theirs).spawn();
+    let mut child = child.unwrap();
+    // The command's own copies of the terminal must not outlive it.
+    drop(command);
+    terminal.expect("> Two and two?\r\nFour.\r\n");
+    terminal.expect("Ctrl-D ends");
+    terminal.ours.write_all(b"And three?\n").unwrap();
+    provider.wait_until_held();
+    terminal.expect("The answer");
+    assert!(!terminal.shown.contains("written"), "{}", terminal.shown);
+    provider.release();
+    terminal.expect("to be written.\r\n> ");
+    terminal.ours.write_all(b"/status\n").unwrap();
+    terminal.expect("echo");
+    assert_eq!(provider.requests().len(), 2, "a command is no question to the model");
+    // Ctrl-D.
+    terminal.ours.write_all(&[4]).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert!(provider.requests()[1].body.to_string().contains("Two and two?"), "one conversation");
+}
+
+#[test]
+fn ctrl_c_stops_an_answer_and_the_chat_goes_on() {
+    let provider = Provider::start();
+    provider.then(Turn::text("On and on and on and on and on.").hold_after(4));
+    let server = server(&provider);
+    let home = TempDir::new().unwrap();
+    let (mut terminal, theirs) = Terminal::open();
+    let mut command = command(&server, &home, &["chat", "--session", "agent:main:long", "--limit", "0"]);
+    let mut child = command.env("NO_COLOR", "1").stdin(theirs.try_clone().unwrap()).stdout(theirs).spawn().unwrap();
+    drop(command);
+    terminal.expect("> ");
+    terminal.ours.write_all(b"Tell me\n").unwrap();
+    provider.wait_until_held();
+    terminal.expect("On and");
+    interrupt(&child);
+    terminal.expect("(stopped)\r\n> ");
+    provider.release();
+    terminal.ours.write_all(b"Still there?\n").unwrap();
+    terminal.expect("ok\r\n> ");
+    terminal.ours.write_all(&[4]).unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn a_chat_from_a_pipe_prints_the_answers_in_order() {
+    let provider = Provider::start();
+    provider.then(Turn::text("one")).then(Turn::text("two"));
+    let server = server(&provider);
+    let home = TempDir::new().unwrap();
+    let mut child = command(&server, &home, &["chat"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"first\n\nsecond\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(0), "one\ntwo\n"));
+    let bare = Server::start();
+    let mut child = command(&bare, &home, &["chat"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"first\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(FAILURE));
+    assert!(stderr(&output).contains("no model is configured"), "{}", stderr(&output));
 }
