@@ -30,9 +30,9 @@ pub static COMMAND: Command = Command {
           conversation, /model changes the model, /stop stops what goes on.\n\n\
           Ctrl-C stops the answer, Ctrl-D ends the chat; the session stays, and the next chat goes on with it. From a \
           pipe, every line is sent when the one before is answered, and only answers are printed; the status is then 1 \
-          when one of them failed.",
+          when one of them failed. With --json every answer is a JSON document: runId, state and text, or error.",
     words: &[],
-    flags: &[CHAT_FLAGS, SESSION_FLAGS, HELP, &CONNECT_BUT_TIMEOUT, SECRETS, PLACE, OUTPUT.split_at(1).1],
+    flags: &[CHAT_FLAGS, SESSION_FLAGS, HELP, &CONNECT_BUT_TIMEOUT, SECRETS, PLACE, OUTPUT],
     examples: &[
         Example { line: "openclaw-rs chat", what: "the main session" },
         Example { line: "openclaw-rs chat --session agent:main:notes --limit 50", what: "another one, and more of it" },
@@ -68,7 +68,7 @@ const STOP_WAIT: Duration = Duration::from_secs(5);
 fn run(args: &Args, out: &mut Out) -> Result<Outcome, CliError> {
     let interrupts = Interrupts::install().map_err(|source| CliError::Input { name: "signals".to_owned(), source })?;
     let mut client = connect(args)?;
-    let is_person = io::stdin().is_terminal();
+    let is_person = io::stdin().is_terminal() && !out.is_json();
     let mut chat = Chat {
         session: session_named(args),
         thinking: args.agent.thinking.clone(),
@@ -246,6 +246,12 @@ impl Chat {
         let text = text_of(&payload["message"]);
         match payload["state"].as_str().unwrap_or("") {
             "delta" if out.is_watched() => self.open[place].said.show(&text, out)?,
+            state @ ("final" | "aborted") if out.is_json() => {
+                let open = self.open.remove(place);
+                self.has_failed |= state == "aborted";
+                out.json(&json!({ "runId": open.run_id, "state": state, "text": text }))?;
+                out.flush()?;
+            }
             "final" => {
                 self.open.remove(place).said.end(&text, out)?;
                 self.prompt(out)?;
@@ -269,8 +275,13 @@ impl Chat {
     }
 
     fn fail(&mut self, mut open: Open, what: &str, hint: Option<&str>, out: &mut Out) -> Result<(), CliError> {
-        open.said.end("", out)?;
         self.has_failed = true;
+        if out.is_json() {
+            out.json(&json!({ "runId": open.run_id, "state": "error", "error": what, "hint": hint }))?;
+            out.flush()?;
+            return Ok(());
+        }
+        open.said.end("", out)?;
         let line = format!("{} {}", out.styled(Style::Bad, "error:"), out.styled(Style::Plain, what));
         match self.is_person {
             true => out.styled_line(&line)?,

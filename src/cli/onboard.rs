@@ -49,7 +49,7 @@ pub static ONBOARD: Command = Command {
             what: "for a script; the key stays in the environment",
         },
         Example {
-            line: "openclaw-rs onboard --non-interactive --provider local --base-url http://127.0.0.1:8080/v1 --model qwen3",
+            line: "openclaw-rs onboard --provider own --base-url http://127.0.0.1:8080/v1 --model qwen3",
             what: "a server of your own that speaks OpenAI's chat completions",
         },
     ],

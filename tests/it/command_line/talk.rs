@@ -239,6 +239,11 @@ fn a_chat_from_a_pipe_prints_the_answers_in_order() {
     child.stdin.take().unwrap().write_all(b"first\n\nsecond\n").unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(0), "one\ntwo\n"));
+    let mut child =
+        command(&server, &home, &["chat", "--json"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"third\n").unwrap();
+    let answer = json_of(&child.wait_with_output().unwrap());
+    assert_eq!((&answer["state"], &answer["text"]), (&json!("final"), &json!("ok")), "{answer}");
     let bare = Server::start();
     let mut child = command(&bare, &home, &["chat"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(b"first\n").unwrap();
