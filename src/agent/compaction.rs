@@ -21,6 +21,9 @@ const SUMMARY_TOKENS_MAX: u64 = 4096;
 /// Longest wishes of a person about a summary, in characters.
 const INSTRUCTIONS_CHARS_MAX: usize = 2000;
 
+/// Files named with a summary.
+const FILES_MAX: usize = 100;
+
 /// What is to be summarised.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
@@ -30,6 +33,8 @@ pub struct Plan {
     first_kept: u64,
     /// Tokens of the conversation before.
     tokens_before: u64,
+    /// Files that the `read` tool was called with.
+    files_read: Vec<String>,
 }
 
 /// What of a conversation to summarise so that about `keep` tokens stay, with at most `material_tokens` of material.
@@ -47,7 +52,21 @@ pub fn plan(conversation: &Conversation, keep: u64, material_tokens: u64) -> Opt
         material: material(&items[..cut], material_tokens.saturating_mul(BYTES_PER_TOKEN)),
         first_kept: items[cut].seq()?,
         tokens_before: conversation.tokens(),
+        files_read: files_read(&items[..cut]),
     })
+}
+
+/// Every file once, in the order they were read; at most [`FILES_MAX`].
+fn files_read(items: &[Item]) -> Vec<String> {
+    let mut files: Vec<String> = Vec::new();
+    let steps = items.iter().filter_map(|item| if let Item::Step(step) = item { Some(step) } else { None });
+    for call in steps.flat_map(Step::calls).filter(|call| call.name == "read") {
+        let Some(path) = call.arguments.get("path").and_then(serde_json::Value::as_str) else { continue };
+        if files.len() < FILES_MAX && !files.iter().any(|known| known == path) {
+            files.push(path.to_owned());
+        }
+    }
+    files
 }
 
 /// Items in words; when they are more than `bytes_max`, the newest ones, and the summary of what was before.
@@ -125,9 +144,14 @@ pub fn prompt(plan: &Plan, instructions: Option<&str>, conversation: &str) -> Pr
     }
 }
 
+/// A summary as it is recorded.
+pub fn kept(summary: &str) -> String {
+    head(summary.trim(), SUMMARY_CHARS_MAX)
+}
+
 /// The message that stands for what was summarised.
 pub fn record(plan: &Plan, summary: &str, idempotency_key: String) -> Record {
-    let summary = head(summary.trim(), SUMMARY_CHARS_MAX);
+    let summary = kept(summary);
     Record {
         role: "system",
         content: json!([{ "type": "text", "text": "Compaction" }]),
@@ -145,6 +169,11 @@ pub fn as_said(summary: &str) -> String {
 }
 
 impl Plan {
+    /// Files that were read in what it stands for.
+    pub fn files_read(&self) -> &[String] {
+        &self.files_read
+    }
+
     /// Tokens of the conversation before.
     pub fn tokens_before(&self) -> u64 {
         self.tokens_before
@@ -211,6 +240,7 @@ mod tests {
         let said = vec![Said::Call(call)];
         conversation.items.insert(1, Item::Step(Step { seq: Some(2), said, results: vec![result], key: None }));
         let plan = plan(&conversation, 0, 10_000).unwrap();
+        assert_eq!(plan.files_read(), ["a.md"]);
         let prompt = prompt(&plan, Some(" keep the paths "), "s");
         let Message::User(parts) = &prompt.messages[0] else { panic!() };
         let Part::Text(text) = &parts[0] else { panic!() };
@@ -223,7 +253,7 @@ mod tests {
 
     #[test]
     fn a_summary_is_cut_where_it_is_too_long() {
-        let plan = Plan { material: String::new(), first_kept: 7, tokens_before: 9 };
+        let plan = Plan { material: String::new(), first_kept: 7, tokens_before: 9, files_read: Vec::new() };
         let record = record(&plan, &"s".repeat(SUMMARY_CHARS_MAX + 5), "r:compaction".to_owned());
         let compaction = &record.extra[0].1;
         assert_eq!(compaction["summary"].as_str().unwrap().chars().count(), SUMMARY_CHARS_MAX + 1);

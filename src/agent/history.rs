@@ -43,6 +43,8 @@ pub struct Reading<'a> {
     pub budget: u64,
     /// The zone in which it is told when something was said; `None`: it is not told.
     pub zone: Option<&'a TimeZone>,
+    /// Whether the newest message waits for an answer. Otherwise everything was answered, in the order it stands in.
+    pub is_to_answer: bool,
     /// Pictures that came with the newest message.
     pub images: &'a [Part],
 }
@@ -84,7 +86,9 @@ pub fn read(db: &Queries, reading: &Reading<'_>) -> Result<Conversation, StoreEr
     }
     newest_first.reverse();
     let mut conversation = Conversation::of(newest_first);
-    answer_the_newest(&mut conversation);
+    if reading.is_to_answer {
+        answer_the_newest(&mut conversation);
+    }
     show_pictures(&mut conversation, reading.images);
     if let Some(summary) = summary {
         let parts = vec![Part::Text(summary.text)];
@@ -376,7 +380,7 @@ mod tests {
     }
 
     fn reading(session_id: &str) -> Reading<'_> {
-        Reading { session_id, provider: "p", model: "m", budget: 10_000, zone: None, images: &[] }
+        Reading { session_id, provider: "p", model: "m", budget: 10_000, zone: None, is_to_answer: true, images: &[] }
     }
 
     fn text(text: &str) -> Value {
@@ -418,7 +422,7 @@ mod tests {
             size_bytes: 1,
             message: Some(extra.to_string()),
         };
-        let reading = Reading { session_id: "s", provider: "p", model: "m", budget: 9, zone: None, images: &[] };
+        let reading = Reading { session_id: "s", provider: "p", model: "m", budget: 9, zone: None, is_to_answer: true, images: &[] };
         assert!(told(&row(json!({ "content": "/new", "excludeFromContext": true })), &reading).is_none());
         assert!(told(&row(json!({ "content": "/new", "excludeFromContext": false })), &reading).is_some());
     }

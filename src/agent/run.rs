@@ -156,6 +156,8 @@ pub enum RunEvent {
 pub struct RunEnd {
     /// What came of it.
     pub outcome: Outcome,
+    /// What it summarised, when that was its task.
+    pub compacted: Option<Box<super::turn::Compacted>>,
     /// Tokens of all models it asked.
     pub usage: Usage,
     /// Who was asked, in order.

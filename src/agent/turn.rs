@@ -112,6 +112,7 @@ pub fn turn(input: &RunInput, host: &mut dyn Host, ask: &mut Asker<'_>, call: &m
     let Turn { host, tally, .. } = turn;
     RunEnd {
         outcome,
+        compacted: None,
         usage: tally.usage,
         attempts: tally.attempts,
         tool_calls: tally.tool_calls,
@@ -130,6 +131,10 @@ pub struct Compacted {
     pub tokens_before: u64,
     /// Number of the first message that stayed.
     pub first_kept: u64,
+    /// The summary.
+    pub summary: String,
+    /// Files that were read in what it stands for.
+    pub files_read: Vec<String>,
 }
 
 /// What came of a compaction, and what is to be remembered of asking.
@@ -171,13 +176,19 @@ fn compact_with(
 pub fn compact_run(input: &RunInput, instructions: Option<&str>, host: &mut dyn Host) -> RunEnd {
     let began_ms = host.now_ms();
     let CompactEnd { outcome, cooldowns, tally } = compact(input, instructions, host);
+    let mut done = None;
     let outcome = match (outcome, host.stop().why()) {
-        (Ok(compacted), _) => Outcome::Replied(Box::new(said_of(input, compacted.as_ref()))),
+        (Ok(compacted), _) => {
+            let reply = said_of(input, compacted.as_ref());
+            done = compacted.map(Box::new);
+            Outcome::Replied(Box::new(reply))
+        }
         (Err(_), Some(why)) => Outcome::Stopped { why, partial: String::new() },
         (Err(failure), None) => Outcome::Failed(failure),
     };
     RunEnd {
         outcome,
+        compacted: done,
         usage: tally.usage,
         attempts: tally.attempts,
         tool_calls: 0,
@@ -240,7 +251,7 @@ impl Turn<'_> {
         let setting = self.setting()?;
         self.deadline = Instant::now().checked_add(setting.timeout);
         let mut budget = setting.conversation_tokens_max();
-        let mut conversation = self.read(&setting, budget)?;
+        let mut conversation = self.read(&setting, budget, true)?;
         if conversation.newest_user().is_none() {
             return Err(failure(FailureKind::Format, "there is no message to answer".to_owned()).into());
         }
@@ -301,7 +312,7 @@ impl Turn<'_> {
             .map_err(|error| failure(FailureKind::NoModel, error.to_string()).into())
     }
 
-    fn read(&mut self, setting: &Setting, budget: u64) -> Result<Conversation, End> {
+    fn read(&mut self, setting: &Setting, budget: u64, is_to_answer: bool) -> Result<Conversation, End> {
         let (provider, model) = setting.first();
         let reading = Reading {
             session_id: &setting.session.session_id,
@@ -309,6 +320,7 @@ impl Turn<'_> {
             model,
             budget,
             zone: setting.has_timestamps.then_some(&setting.zone),
+            is_to_answer,
             images: &self.input.ask.images,
         };
         let store = self.host.store()?;
@@ -543,7 +555,7 @@ impl Turn<'_> {
         }
         let keep = compaction::KEEP_TOKENS.min(budget / 2);
         match self.compact(setting, &conversation, keep, None, ask) {
-            Ok(Some(_)) => self.read(setting, budget),
+            Ok(Some(_)) => self.read(setting, budget, true),
             Ok(None) => Ok(conversation),
             Err(End::Stopped(why)) => Err(End::Stopped(why)),
             Err(End::Failed(failure)) => {
@@ -556,7 +568,8 @@ impl Turn<'_> {
     fn compact_all(&mut self, instructions: Option<&str>, ask: &mut Asker<'_>) -> Result<Option<Compacted>, End> {
         self.check()?;
         let setting = self.setting()?;
-        let conversation = self.read(&setting, setting.conversation_tokens_max())?;
+        self.deadline = Instant::now().checked_add(setting.timeout);
+        let conversation = self.read(&setting, setting.conversation_tokens_max(), false)?;
         self.compact(&setting, &conversation, 0, instructions, ask)
     }
 
@@ -584,6 +597,7 @@ impl Turn<'_> {
             self.tally.usage = self.tally.usage.plus(&answered.answer.usage);
             answered.answer.text()
         });
+        let text = summary.as_ref().map(|summary| compaction::kept(summary)).unwrap_or_default();
         let recorded = match summary {
             Ok(summary) if summary.trim().is_empty() => {
                 Err(failure(FailureKind::Format, "the summary is empty".to_owned()).into())
@@ -598,7 +612,12 @@ impl Turn<'_> {
         // Whoever was told of the beginning is told of the end.
         self.host.tell(RunEvent::CompactionEnd { will_retry: keep > 0 });
         recorded?;
-        Ok(Some(Compacted { tokens_before: plan.tokens_before(), first_kept: plan.first_kept() }))
+        Ok(Some(Compacted {
+            tokens_before: plan.tokens_before(),
+            first_kept: plan.first_kept(),
+            summary: text,
+            files_read: plan.files_read().to_vec(),
+        }))
     }
 }
 

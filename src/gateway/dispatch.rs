@@ -106,6 +106,7 @@ impl Gateway {
         self.active.ended(&origin);
         match origin {
             Origin::Message(ticket) => return self.message_step(now, ticket, outcome),
+            Origin::Compaction(no) => return self.compaction_step(now, no, outcome),
             Origin::Run(no) | Origin::RunBegin(no) | Origin::RunEnd(no) => {
                 return self.run_step(now, &origin, no, outcome);
             }
@@ -126,7 +127,7 @@ impl Gateway {
             Origin::Pairing(conn) => self.device_recorded(now, conn, outcome),
             // The run itself is told by who wrote for it.
             Origin::RunStep(_) => {}
-            Origin::Message(_) | Origin::Run(_) | Origin::RunBegin(_) | Origin::RunEnd(_) => {}
+            Origin::Message(_) | Origin::Run(_) | Origin::RunBegin(_) | Origin::RunEnd(_) | Origin::Compaction(_) => {}
             Origin::Page(conn) => {
                 if let Err(error) = outcome {
                     self.page_failed(conn, &error);

@@ -114,6 +114,8 @@ pub enum Origin {
     RunStep(RunNo),
     /// What came of a run is being written down.
     RunEnd(RunNo),
+    /// A summary is made for a caller.
+    Compaction(RunNo),
     /// An HTTP request waits for a file.
     Page(ConnId),
     /// Nobody waits.

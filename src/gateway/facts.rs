@@ -65,6 +65,8 @@ pub enum Fact {
     Accepted(Box<crate::intake::accept::Accepted>),
     /// What an inbound message ordered is done.
     CarriedOut(Box<super::runs::commands::CarriedOut>),
+    /// The id of the session that is to be summarised; `None`: it is not there.
+    CompactionOf(Option<String>),
     /// A message's turn is in the transcript of this session id.
     TurnBegan {
         /// The id.
@@ -168,7 +170,7 @@ impl Gateway {
                 debug_assert!(false, "a message's fact without its message")
             }
             // And these to a run, which takes them in `dispatch`.
-            Fact::TurnBegan { .. } | Fact::RunEnded(_) | Fact::RunClosed => {
+            Fact::TurnBegan { .. } | Fact::RunEnded(_) | Fact::RunClosed | Fact::CompactionOf(_) => {
                 debug_assert!(false, "a run's fact without its run");
             }
             Fact::Steered { no, into } => self.steered(no, into),

@@ -319,6 +319,7 @@ impl World {
             _ => Outcome::Replied(Box::new(reply(&run_id))),
         };
         let end = RunEnd {
+            compacted: None,
             outcome,
             usage: Usage { input: 10, output: 5, ..Usage::default() },
             attempts: Vec::new(),

@@ -260,11 +260,84 @@ fn a_conversation_is_summarised_on_request() {
     assert!(words.contains("summarised"), "{words}");
     let summary = asked(&provider.requests()[2]);
     assert!(summary.contains("keep the code") && summary.contains("the code is 4711"), "{summary}");
+    assert!(!summary.contains("the door is green"), "the newest turn stays as it is: {summary}");
     assert_eq!(session(&ann)["compactionCount"], 1);
     said(&ann, "what is the code?", "z-4");
     let last = asked(&provider.requests()[3]);
     assert!(last.contains("The code is 4711.") && !last.contains("/compact") && !last.contains("summarised"), "{last}");
     assert!(!last.contains("the code is 4711"), "the summary stands for it: {last}");
+}
+
+#[test]
+fn a_summary_that_a_kill_interrupted_is_made_after_it() {
+    let provider = Provider::start();
+    let mut server = Server::with().config(&provider.config()).start();
+    let ann = server.operator("ann");
+    said(&ann, "the code is 4711", "x-1");
+    said(&ann, "and the door is green", "x-2");
+    provider.then(Turn::text("lost").hold_after(0)).then(Turn::text("The code is 4711."));
+    send(&ann, "/compact", "x-3");
+    provider.wait_until_held();
+
+    server.kill_and_restart();
+    let ann = server.operator("ann");
+
+    assert_eq!(ann.call("agent.wait", json!({ "runId": "x-3" })).expect_ok()["status"], "ok");
+    assert_eq!(session(&ann)["compactionCount"], 1);
+    let summary = asked(&provider.requests()[3]);
+    assert!(summary.contains("the code is 4711") && summary.contains("Summarise"), "{summary}");
+    provider.release();
+}
+
+#[test]
+fn a_new_session_with_words_ends_the_run_of_the_old_one() {
+    let provider = Provider::start();
+    provider.then(Turn::text("one two three").hold_after(1));
+    let server = Server::with().config(&provider.config()).start();
+    let ann = server.operator("ann");
+    send(&ann, "an old question", "v-1");
+    provider.wait_until_held();
+
+    send(&ann, "/new a new question", "v-2");
+
+    ann.expect_event_where("chat", |chat| chat["runId"] == "v-1" && chat["state"] == "aborted");
+    provider.release();
+    ann.expect_event_where("chat", |chat| chat["runId"] == "v-2" && chat["state"] == "final");
+    let last = asked(provider.requests().last().unwrap());
+    assert!(last.contains("a new question") && !last.contains("an old question"), "{last}");
+    let history = ann.call("chat.history", json!({ "sessionKey": KEY })).expect_ok()["messages"].to_string();
+    assert!(!history.contains("an old question") && !history.contains("one"), "{history}");
+}
+
+#[test]
+fn a_client_has_a_session_summarised_unless_it_is_busy() {
+    let provider = Provider::start();
+    let server = Server::with().config(&provider.config()).start();
+    let ann = server.operator("ann");
+    let compact = || ann.call("sessions.compact", json!({ "key": KEY }));
+    assert_eq!(compact().expect_ok()["reason"], "no sessionId");
+    said(&ann, "the code is 4711", "y-1");
+    assert_eq!(compact().expect_ok()["reason"], "nothing to compact");
+    said(&ann, "and the door is green", "y-2");
+    provider.then(Turn::text("The code is 4711.").hold_after(0));
+
+    let pending = ann.start("sessions.compact", Some(json!({ "key": KEY })));
+    provider.wait_until_held();
+    compact().expect_err("UNAVAILABLE").message("the session is busy");
+    send(&ann, "what is the code?", "y-3");
+    provider.release();
+    let done = ann.wait(pending).expect_ok();
+
+    assert_eq!((&done["compacted"], &done["result"]["summary"]), (&json!(true), &json!("The code is 4711.")), "{done}");
+    let history = ann.call("chat.history", json!({ "sessionKey": KEY })).expect_ok();
+    let first_kept = done["result"]["firstKeptEntryId"].as_str().unwrap();
+    let messages = history["messages"].as_array().unwrap();
+    let kept = messages.iter().find(|message| message["__openclaw"]["id"] == first_kept).unwrap();
+    assert!(kept["content"].to_string().contains("and the door is green"), "{kept}");
+    ann.expect_event_where("chat", |chat| chat["runId"] == "y-3" && chat["state"] == "final");
+    let last = asked(provider.requests().last().unwrap());
+    assert!(last.contains("The code is 4711.") && !last.contains("the code is 4711"), "{last}");
+    assert_eq!(session(&ann)["compactionCount"], 1);
 }
 
 #[test]

@@ -277,6 +277,7 @@ pub(super) fn failed_end(message: String, now_ms: i64) -> RunEnd {
 /// An end of which nothing but the outcome is known.
 pub(super) fn bare_end(outcome: Outcome, now_ms: i64) -> RunEnd {
     RunEnd {
+        compacted: None,
         outcome,
         usage: Usage::default(),
         attempts: Vec::new(),

@@ -63,7 +63,7 @@ impl Gateway {
     }
 
     /// Keeps across restarts which accounts of providers rest.
-    fn save_cooldowns(&mut self, now: Now) {
+    pub(super) fn save_cooldowns(&mut self, now: Now) {
         let cooldowns = self.runs.cooldowns.clone();
         let work = Work::Store(Box::new(move |db| {
             put_meta(db, meta::COOLDOWNS, &cooldowns, now.wall_ms)?;

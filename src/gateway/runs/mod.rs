@@ -11,6 +11,7 @@
 
 pub mod close;
 pub mod commands;
+mod compaction;
 mod ends;
 mod shown;
 pub mod steps;
@@ -182,6 +183,8 @@ pub struct Runs {
     by_id: BTreeMap<String, RunNo>,
     next_no: u64,
     waits: Vec<Wait>,
+    /// Summaries that are made for callers; each has a reserved place, so there are no more than runs.
+    compactions: BTreeMap<RunNo, compaction::Compaction>,
     models: Arc<LazyModels>,
     /// The scheduler's times count from here, on a clock that never jumps.
     epoch: Instant,
@@ -214,6 +217,7 @@ impl Runs {
             by_id: BTreeMap::new(),
             next_no: 1,
             waits: Vec::new(),
+            compactions: BTreeMap::new(),
             models: models(config, inputs),
             epoch: now.mono,
             cooldowns,

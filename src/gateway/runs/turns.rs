@@ -297,6 +297,9 @@ impl Gateway {
             .filter(|open| open.message.session == *session)
             .map(|open| open.message.run_id.clone())
             .collect();
+        for compaction in self.runs.compactions.values().filter(|compaction| compaction.is_of(session)) {
+            compaction.stop.stop(why);
+        }
         runs.into_iter().filter(|run_id| self.stop_run(now, run_id, why)).collect()
     }
 
@@ -337,6 +340,9 @@ impl Gateway {
             if let Phase::Going(going) = &open.phase {
                 going.stop.stop(Why::Shutdown);
             }
+        }
+        for compaction in self.runs.compactions.values() {
+            compaction.stop.stop(Why::Shutdown);
         }
     }
 

@@ -3,10 +3,12 @@
 use serde_json::{Map, Value, json};
 
 use super::{Keyed, audit, refuse_web_chat, whole_key};
-use crate::gateway::Fact;
+use crate::agent::talk::Usage;
 use crate::gateway::runs::close::close_sessions;
-use crate::gateway::table::StoreCx;
+use crate::gateway::table::{Call, StoreCx};
+use crate::gateway::{Done, Effect, Fact, Gateway, Job, Origin, Work};
 use crate::protocol::error::RpcError;
+use crate::protocol::frame::Json;
 use crate::protocol::params::{Any, Count, Int, Issues, NonEmpty, Param, Params, Patch};
 use crate::protocol::session_key::SessionKey;
 use crate::protocol::version::Protocol;
@@ -436,9 +438,44 @@ crate::params! {
     }
 }
 
-/// Keeps the newest messages of a session and archives the rest.
-pub(super) fn compact(cx: StoreCx<'_>, params: Keyed<CompactParams>) -> Result<(Value, Vec<Fact>), StoreError> {
+/// Protocol 4 has a model summarise unless it says how many messages stay; protocol 3 cuts.
+pub(super) fn compact(gateway: &mut Gateway, call: &Call, params: Keyed<CompactParams>) -> Result<(), RpcError> {
     let params = params.0;
+    if call.protocol() == Protocol::V4 && params.max_lines.is_none() {
+        let key = whole_key(&params.key, params.agent_id.as_ref(), &gateway.keys)?;
+        return gateway.compact_session(call, key);
+    }
+    let (snapshot, call) = (gateway.snapshot(), call.clone());
+    let origin = Origin::Request { conn: call.conn(), id: call.id.clone(), method: call.method };
+    let work = Work::Store(Box::new(move |db| {
+        let (answer, facts) = cut(StoreCx { db, snapshot, call, ordered_by: None }, params)?;
+        Ok(Done { answer: Some(Json::of(&answer)?), facts })
+    }));
+    gateway.effects.push_back(Effect::Start(Job { origin, work }));
+    Ok(())
+}
+
+/// Records that a session was summarised, and what that cost. The summary itself has counted as a compaction.
+///
+/// # Errors
+/// The store's.
+pub(in crate::gateway) fn count_compacted(
+    cx: &StoreCx<'_>,
+    key: &SessionKey,
+    usage: &Usage,
+) -> Result<Option<Fact>, StoreError> {
+    let session = cx.db.session_update::<StoreError>(key.as_str(), cx.call.now_ms, |session| {
+        session.tokens.input += usage.input;
+        session.tokens.output += usage.output;
+        Ok(())
+    })?;
+    let Some(session) = session else { return Ok(None) };
+    audit(cx, key, Some(json!({ "summarised": true })))?;
+    touched(cx, key, &session, "compact", false).map(Some)
+}
+
+/// Keeps the newest messages of a session and archives the rest.
+fn cut(cx: StoreCx<'_>, params: CompactParams) -> Result<(Value, Vec<Fact>), StoreError> {
     let key = whole_key(&params.key, params.agent_id.as_ref(), &cx.snapshot.keys)?;
     let n_kept = params.max_lines.map_or(COMPACT_LINES, |lines| lines.0) as u64;
     let mut answer = json!({ "ok": true, "key": key.as_str(), "compacted": false });

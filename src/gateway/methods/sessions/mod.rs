@@ -33,7 +33,7 @@ crate::methods! {
     "sessions.patchMany",            V4,    need::ADMIN, scope::PATCH_MANY,    Store change::patch_many;
     "sessions.reset",                Both,  need::ADMIN, need::ADMIN,          Store change::reset;
     "sessions.delete",               Both,  need::ADMIN, scope::DELETE,        Store change::delete;
-    "sessions.compact",              Both,  need::ADMIN, need::ADMIN,          Store change::compact;
+    "sessions.compact",              Both,  need::ADMIN, need::ADMIN,          Flow  change::compact;
     "sessions.subscribe",            V4,    need::READ,  need::SESSIONS_READ,  Flow  follow::subscribe;
     "sessions.unsubscribe",          Never, need::READ,  need::SESSIONS_READ,  Loop  follow::unsubscribe;
     "sessions.messages.subscribe",   V4,    need::READ,  need::SESSIONS_READ,  Loop  follow::messages_subscribe;

@@ -1,0 +1,169 @@
+//! `sessions.compact` without a number of messages: a model summarises the older part of a session.
+//!
+//! It keeps the session's place while it goes on, so messages that come meanwhile wait for it as for a run. It has no
+//! message of its own and no row in the inbox: a gateway that ends forgets it, and its caller asks again.
+
+use std::sync::Arc;
+
+use crossbeam_channel::never;
+use serde_json::{Value, json};
+
+use super::lane;
+use crate::agent::run::{Ask, Outcome, RunEnd, RunInput};
+use crate::agent::stop::Stop;
+use crate::agent::turn::Compacted;
+use crate::gateway::dispatch::BUSY_RETRY_MS;
+use crate::gateway::effect::{Done, Effect, Job, Origin, RunNo, RunWork, Work};
+use crate::gateway::methods::sessions::change::count_compacted;
+use crate::gateway::table::{Call, StoreCx};
+use crate::gateway::{Fact, Gateway};
+use crate::protocol::error::RpcError;
+use crate::protocol::frame::Json;
+use crate::protocol::session_key::SessionKey;
+use crate::runtime::clock::Now;
+use crate::runtime::random;
+use crate::store::StoreError;
+use crate::store::transcript::{PageAt, PageLimits};
+
+/// A summary that is being made for a caller.
+pub(super) struct Compaction {
+    call: Call,
+    session: SessionKey,
+    session_id: Option<String>,
+    pub(super) stop: Stop,
+}
+
+impl Compaction {
+    pub(super) fn is_of(&self, session: &SessionKey) -> bool {
+        self.session == *session
+    }
+}
+
+impl Gateway {
+    /// Begins one; the answer comes when it is done.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE`, retryable, while something runs or waits in the session, or everything there is runs.
+    pub(in crate::gateway) fn compact_session(&mut self, call: &Call, session: SessionKey) -> Result<(), RpcError> {
+        if !self.runs.scheduler.reserve(&session, lane(&session)) {
+            return Err(RpcError::busy("the session is busy", BUSY_RETRY_MS));
+        }
+        let no = RunNo(self.runs.next_no);
+        self.runs.next_no += 1;
+        let key = session.as_str().to_owned();
+        let compaction = Compaction { call: call.clone(), session, session_id: None, stop: Stop::default() };
+        self.runs.compactions.insert(no, compaction);
+        let work = Work::Query(Box::new(move |store| {
+            let session_id = store.get()?.session(&key)?.map(|session| session.session_id);
+            Ok(Done { answer: None, facts: vec![Fact::CompactionOf(session_id)] })
+        }));
+        self.effects.push_back(Effect::Start(Job { origin: Origin::Compaction(no), work }));
+        Ok(())
+    }
+
+    /// A step of one is done: its session is known, or its thread has ended.
+    pub(in crate::gateway) fn compaction_step(&mut self, now: Now, no: RunNo, outcome: Result<Done, RpcError>) {
+        let facts = match outcome {
+            Ok(done) => done.facts,
+            Err(error) => return self.end_compaction(no, Err(error)),
+        };
+        for fact in facts {
+            match fact {
+                Fact::CompactionOf(Some(session_id)) => self.summarise_session(no, session_id),
+                Fact::CompactionOf(None) => self.end_compaction(no, Ok("no sessionId")),
+                Fact::RunEnded(end) => self.compaction_ended(now, no, *end),
+                other => self.apply(now, other),
+            }
+        }
+    }
+
+    fn summarise_session(&mut self, no: RunNo, session_id: String) {
+        let Some(compaction) = self.runs.compactions.get_mut(&no) else { return };
+        compaction.session_id = Some(session_id.clone());
+        let input = RunInput {
+            run_id: random::uuid(),
+            session: compaction.session.clone(),
+            config: Arc::clone(&self.config),
+            rules: Arc::clone(&self.rules),
+            models: Arc::clone(&self.runs.models),
+            cooldowns: self.runs.cooldowns.clone(),
+            ask: Ask::default(),
+            attempt: 1,
+        };
+        let work = RunWork {
+            no,
+            // Nothing is steered into it, so no message joins its turn.
+            turn_id: 0,
+            session_id: Some(session_id),
+            input,
+            compact: Some(String::new()),
+            stop: compaction.stop.clone(),
+            steered: never(),
+        };
+        self.effects.push_back(Effect::Start(Job { origin: Origin::Compaction(no), work: Work::Run(Box::new(work)) }));
+    }
+
+    fn compaction_ended(&mut self, now: Now, no: RunNo, mut end: RunEnd) {
+        if self.runs.cooldowns.merge(&std::mem::take(&mut end.cooldowns)) {
+            self.save_cooldowns(now);
+        }
+        let Some(compacted) = end.compacted.take() else {
+            let why = match end.outcome {
+                Outcome::Failed(failure) => Err(RpcError::unavailable(failure.message)),
+                Outcome::Stopped { .. } => Ok("stopped"),
+                Outcome::Replied(_) => Ok("nothing to compact"),
+            };
+            return self.end_compaction(no, why);
+        };
+        let Some(compaction) = self.leave_compaction(no) else { return };
+        let Compaction { call, session, session_id, .. } = compaction;
+        let (snapshot, usage) = (self.snapshot(), end.usage);
+        let origin = Origin::Request { conn: call.conn(), id: call.id.clone(), method: call.method };
+        let work = Work::Store(Box::new(move |db| {
+            let first_kept = first_kept(db, session_id.as_deref(), &compacted)?;
+            let fact = count_compacted(&StoreCx { db, snapshot, call, ordered_by: None }, &session, &usage)?;
+            let answer = json!({
+                "ok": true,
+                "key": session.as_str(),
+                "compacted": true,
+                "result": {
+                    "summary": compacted.summary,
+                    "firstKeptEntryId": first_kept,
+                    "tokensBefore": compacted.tokens_before,
+                    // No tool of this build changes files.
+                    "details": { "readFiles": compacted.files_read, "modifiedFiles": [] },
+                },
+            });
+            Ok(Done { answer: Some(Json::of(&answer)?), facts: fact.into_iter().collect() })
+        }));
+        self.effects.push_back(Effect::Start(Job { origin, work }));
+    }
+
+    /// Ends one that changed nothing: `Ok` says why there was nothing to do.
+    fn end_compaction(&mut self, no: RunNo, outcome: Result<&'static str, RpcError>) {
+        let Some(Compaction { call, session, .. }) = self.leave_compaction(no) else { return };
+        let answer = outcome.and_then(|why| {
+            Json::of(&json!({ "ok": true, "key": session.as_str(), "compacted": false, "reason": why }))
+        });
+        self.answer_request(call.conn(), &call.id, answer);
+    }
+
+    fn leave_compaction(&mut self, no: RunNo) -> Option<Compaction> {
+        let compaction = self.runs.compactions.remove(&no)?;
+        self.runs.scheduler.release(&compaction.session);
+        self.runs.is_stirred = true;
+        Some(compaction)
+    }
+}
+
+/// The id of the first message that stayed.
+fn first_kept(
+    db: &crate::store::db::Db<'_>,
+    session_id: Option<&str>,
+    compacted: &Compacted,
+) -> Result<Value, StoreError> {
+    let limits = PageLimits { rows_max: 1, page_bytes_max: 1, message_bytes_max: 1 };
+    let Some(session_id) = session_id else { return Ok(Value::Null) };
+    let page = db.transcript_page(session_id, PageAt::After(compacted.first_kept.saturating_sub(1)), limits)?;
+    Ok(json!(page.messages.first().map(|row| row.message_id.as_str())))
+}
