@@ -422,7 +422,15 @@ mod tests {
             size_bytes: 1,
             message: Some(extra.to_string()),
         };
-        let reading = Reading { session_id: "s", provider: "p", model: "m", budget: 9, zone: None, is_to_answer: true, images: &[] };
+        let reading = Reading {
+            session_id: "s",
+            provider: "p",
+            model: "m",
+            budget: 9,
+            zone: None,
+            is_to_answer: true,
+            images: &[],
+        };
         assert!(told(&row(json!({ "content": "/new", "excludeFromContext": true })), &reading).is_none());
         assert!(told(&row(json!({ "content": "/new", "excludeFromContext": false })), &reading).is_some());
     }
