@@ -475,7 +475,7 @@ pub(in crate::gateway) fn count_compacted(
 }
 
 /// Keeps the newest messages of a session and archives the rest.
-fn cut(cx: StoreCx<'_>, params: CompactParams) -> Result<(Value, Vec<Fact>), StoreError> {
+pub(super) fn cut(cx: StoreCx<'_>, params: CompactParams) -> Result<(Value, Vec<Fact>), StoreError> {
     let key = whole_key(&params.key, params.agent_id.as_ref(), &cx.snapshot.keys)?;
     let n_kept = params.max_lines.map_or(COMPACT_LINES, |lines| lines.0) as u64;
     let mut answer = json!({ "ok": true, "key": key.as_str(), "compacted": false });

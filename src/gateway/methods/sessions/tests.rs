@@ -63,9 +63,8 @@ impl World {
         World { dir, database, snapshot, client: ClientId::Cli, now_ms, facts: Vec::new() }
     }
 
-    fn call(&mut self, protocol: Protocol, name: &str, params: Value) -> Result<Value, RpcError> {
+    fn call_of(&mut self, protocol: Protocol, method: &'static str) -> Call {
         self.now_ms += 1;
-        let method = table::find(name).unwrap_or_else(|| panic!("{name} is a method"));
         let caller = Caller {
             conn: ConnId(1),
             protocol,
@@ -79,7 +78,24 @@ impl World {
             name: "test".to_owned(),
             caps: Caps::default(),
         };
-        let call = Call { caller: Arc::new(caller), id: "1".to_owned(), method: method.name, now_ms: self.now_ms };
+        Call { caller: Arc::new(caller), id: "1".to_owned(), method, now_ms: self.now_ms }
+    }
+
+    /// What `sessions.compact` does on the store for protocol 3, and where it is told how much stays.
+    fn cut(&mut self, params: Value) -> Result<Value, RpcError> {
+        let call = self.call_of(V3, "sessions.compact");
+        let params: super::Keyed<super::change::CompactParams> =
+            crate::protocol::params::decode("sessions.compact", Some(&params.to_string()), V3)?;
+        let snapshot = self.snapshot.clone();
+        let written = self.database.write(|db| super::change::cut(StoreCx { db, snapshot, call }, params.0));
+        let (answer, facts) = written.map_err(|error: StoreError| RpcError::from(error))?;
+        self.facts = facts;
+        Ok(answer)
+    }
+
+    fn call(&mut self, protocol: Protocol, name: &str, params: Value) -> Result<Value, RpcError> {
+        let method = table::find(name).unwrap_or_else(|| panic!("{name} is a method"));
+        let call = self.call_of(protocol, method.name);
         let (snapshot, raw) = (self.snapshot.clone(), params.to_string());
         let Done { answer, facts } = match method.run {
             Run::Query(handler) => {
@@ -497,19 +513,19 @@ fn a_deleted_session_is_archived_and_the_main_one_stays() {
 #[test]
 fn what_a_compaction_takes_out_stays_readable() {
     let mut world = World::new();
-    let none = world.ok(V3, "sessions.compact", json!({ "key": "a" }));
+    let none = world.cut(json!({ "key": "a" })).unwrap();
     assert_eq!((&none["compacted"], &none["reason"]), (&json!(false), &json!("no sessionId")));
     world.ok(V3, "sessions.patch", json!({ "key": "a" }));
-    assert_eq!(world.ok(V3, "sessions.compact", json!({ "key": "a" }))["reason"], "no transcript");
+    assert_eq!(world.cut(json!({ "key": "a" })).unwrap()["reason"], "no transcript");
     for text in ["one", "two", "three"] {
         world.say("a", "user", text);
     }
-    let under = world.ok(V3, "sessions.compact", json!({ "key": "a", "maxLines": 3 }));
+    let under = world.cut(json!({ "key": "a", "maxLines": 3 })).unwrap();
     assert_eq!(
         (&under["compacted"], &under["kept"], &under["reason"]),
         (&json!(false), &json!(3), &json!("below limit"))
     );
-    let done = world.ok(V3, "sessions.compact", json!({ "key": "a", "maxLines": 2 }));
+    let done = world.cut(json!({ "key": "a", "maxLines": 2 })).unwrap();
     assert_eq!((&done["compacted"], &done["kept"], &done["removed"]), (&json!(true), &json!(2), &json!(1)));
     assert!(done["archived"].as_str().unwrap().contains(".jsonl.compacted."));
     assert_eq!(world.ok(V4, "sessions.get", json!({ "key": "a" }))["messages"].as_array().unwrap().len(), 2);
@@ -518,7 +534,7 @@ fn what_a_compaction_takes_out_stays_readable() {
     let read = world.database.archive_page(&archives[0], 0, limits).unwrap();
     assert!(read[0].message.as_ref().unwrap().contains("one"));
     let bad = json!({ "key": "a", "maxLines": 0 });
-    world.refused(V3, "sessions.compact", bad, "invalid sessions.compact params: at /maxLines: must be >= 1");
+    assert_eq!(world.cut(bad).unwrap_err().message, "invalid sessions.compact params: at /maxLines: must be >= 1");
 }
 
 #[test]
