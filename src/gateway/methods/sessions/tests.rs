@@ -87,7 +87,8 @@ impl World {
         let params: super::Keyed<super::change::CompactParams> =
             crate::protocol::params::decode("sessions.compact", Some(&params.to_string()), V3)?;
         let snapshot = self.snapshot.clone();
-        let written = self.database.write(|db| super::change::cut(StoreCx { db, snapshot, call }, params.0));
+        let written =
+            self.database.write(|db| super::change::cut(StoreCx { db, snapshot, call, ordered_by: None }, params.0));
         let (answer, facts) = written.map_err(|error: StoreError| RpcError::from(error))?;
         self.facts = facts;
         Ok(answer)
