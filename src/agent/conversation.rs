@@ -230,6 +230,17 @@ impl Conversation {
         self.tokens() <= budget
     }
 
+    /// Characters of text in tool results of old turns, which [`Conversation::clear_old_results`] can leave out.
+    pub fn old_result_chars(&self) -> u64 {
+        let old = self.newest_user().map_or(&[][..], |newest| &self.items[..newest]);
+        let results = old.iter().filter_map(|item| match item {
+            Item::Step(step) => Some(&step.results),
+            Item::User(_) => None,
+        });
+        let texts = results.flatten().flat_map(|result| &result.content).filter_map(as_text);
+        texts.map(|text| text.chars().count() as u64).sum()
+    }
+
     /// Leaves out tool results of old turns, oldest first, as long as it costs more than `budget`.
     pub fn clear_old_results(&mut self, budget: u64) {
         if let Some(newest) = self.newest_user() {

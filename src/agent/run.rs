@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::cooldown::Cooldowns;
 use super::models::LazyModels;
 use super::stop::{Stop, Why};
-use super::talk::{Attempt, Failure, Part, Said, Thinking, Usage};
+use super::talk::{Attempt, Failure, Part, Prices, Said, Thinking, Usage};
 use crate::config::load::Loaded;
 use crate::defender::rules::Rules;
 use crate::protocol::session_key::SessionKey;
@@ -168,10 +168,37 @@ pub struct RunEnd {
     pub steps: u32,
     /// Which profiles rest, as found at the end: for its owner to merge.
     pub cooldowns: Cooldowns,
+    /// What was put before the first model; `None`: it never came to that.
+    pub load: Option<Load>,
     /// When it began and ended, in milliseconds since 1970.
     pub began_ms: i64,
     /// When it ended.
     pub ended_ms: i64,
+}
+
+/// What a model was to be asked with, counted before it was asked. Tokens are estimates.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Load {
+    /// The provider's id.
+    pub provider: String,
+    /// The model's id.
+    pub model: String,
+    /// The API it speaks.
+    pub api: &'static str,
+    /// What it takes for its tokens.
+    pub prices: Prices,
+    /// Tokens it reads.
+    pub window: u64,
+    /// Tokens of them that may be used for the prompt; the rest is for its answer.
+    pub room: u64,
+    /// Tokens of the prompt.
+    pub tokens: u64,
+    /// Things that were said, in the prompt.
+    pub n_items: u64,
+    /// Characters of old tool results that can be left out of it.
+    pub reducible_chars: u64,
+    /// When it was counted, in milliseconds since 1970.
+    pub at_ms: i64,
 }
 
 /// What came of a run.

@@ -205,6 +205,11 @@ impl Usage {
         self.input + self.output + self.cache_read + self.cache_write
     }
 
+    /// What was read to write the rest: how full the context was.
+    pub fn prompt(&self) -> u64 {
+        self.input + self.cache_read + self.cache_write
+    }
+
     /// Both together.
     pub fn plus(&self, other: &Usage) -> Usage {
         Usage {
@@ -227,6 +232,24 @@ pub struct Prices {
     pub cache_read: f64,
     /// Written to the cache.
     pub cache_write: f64,
+}
+
+impl Prices {
+    /// Dollars for these tokens: read, written, read from the cache, written to it.
+    pub fn of(&self, usage: &Usage) -> [f64; 4] {
+        let cost = |tokens: u64, price: f64| tokens as f64 * price / 1_000_000.0;
+        [
+            cost(usage.input, self.input),
+            cost(usage.output, self.output),
+            cost(usage.cache_read, self.cache_read),
+            cost(usage.cache_write, self.cache_write),
+        ]
+    }
+
+    /// Dollars for all of them together.
+    pub fn total(&self, usage: &Usage) -> f64 {
+        self.of(usage).iter().sum()
+    }
 }
 
 /// A piece of an answer while it is being given.

@@ -16,7 +16,7 @@ use super::conversation::{Conversation, Item, Step, User};
 use super::cooldown::Cooldowns;
 use super::history::{self, Reading, SILENT};
 use super::models::ModelRef;
-use super::run::{Host, Outcome, Record, Reply, RunEnd, RunEvent, RunInput};
+use super::run::{Host, Load, Outcome, Record, Reply, RunEnd, RunEvent, RunInput};
 use super::setting::Setting;
 use super::silence::{self, Gate, ReplyTo};
 use super::stop::{Stop, Why};
@@ -103,13 +103,13 @@ pub type Caller<'a> = dyn FnMut(&Setting, &ToolCall) -> Called + 'a;
 /// Runs the loop to its end.
 pub fn turn(input: &RunInput, host: &mut dyn Host, ask: &mut Asker<'_>, call: &mut Caller<'_>) -> RunEnd {
     let began_ms = host.now_ms();
-    let mut turn = Turn { input, host, tally: Tally::default(), partial: String::new(), deadline: None };
+    let mut turn = Turn { input, host, tally: Tally::default(), partial: String::new(), deadline: None, load: None };
     let outcome = match turn.go(ask, call) {
         Ok(reply) => Outcome::Replied(Box::new(reply)),
         Err(End::Stopped(why)) => Outcome::Stopped { why, partial: silence::clean(&turn.partial).text },
         Err(End::Failed(failure)) => Outcome::Failed(failure),
     };
-    let Turn { host, tally, .. } = turn;
+    let Turn { host, tally, load, .. } = turn;
     RunEnd {
         outcome,
         compacted: None,
@@ -119,6 +119,7 @@ pub fn turn(input: &RunInput, host: &mut dyn Host, ask: &mut Asker<'_>, call: &m
         steps: tally.steps,
         // What came of asking is put here by whoever asks ([`run`]).
         cooldowns: input.cooldowns.clone(),
+        load,
         began_ms,
         ended_ms: host.now_ms(),
     }
@@ -164,7 +165,7 @@ fn compact_with(
     host: &mut dyn Host,
     ask: &mut Asker<'_>,
 ) -> (Result<Option<Compacted>, Failure>, Tally) {
-    let mut turn = Turn { input, host, tally: Tally::default(), partial: String::new(), deadline: None };
+    let mut turn = Turn { input, host, tally: Tally::default(), partial: String::new(), deadline: None, load: None };
     let outcome = turn.compact_all(instructions, ask).map_err(|end| match end {
         End::Failed(failure) => failure,
         End::Stopped(why) => failure(FailureKind::Stopped, format!("stopped: {}", why.as_str())),
@@ -193,6 +194,7 @@ pub fn compact_run(input: &RunInput, instructions: Option<&str>, host: &mut dyn 
         attempts: tally.attempts,
         tool_calls: 0,
         steps: tally.steps,
+        load: None,
         cooldowns,
         began_ms,
         ended_ms: host.now_ms(),
@@ -242,6 +244,8 @@ struct Turn<'a> {
     /// What the model has said since the last tool call.
     partial: String,
     deadline: Option<Instant>,
+    /// What was to be put before the first model.
+    load: Option<Load>,
 }
 
 impl Turn<'_> {
@@ -255,6 +259,7 @@ impl Turn<'_> {
         if conversation.newest_user().is_none() {
             return Err(failure(FailureKind::Format, "there is no message to answer".to_owned()).into());
         }
+        self.load = self.load(&setting, &conversation);
         let mut guard = Guard::new(setting.tool_steps_max);
         let mut n_steps = self.take_up(&mut conversation, &mut guard)?;
         let (mut may_compact, mut may_shrink) = (true, true);
@@ -288,6 +293,26 @@ impl Turn<'_> {
                 return Err(failure(FailureKind::Format, message).into());
             }
         }
+    }
+
+    /// What the first model is to be asked with; `None`: there is no model.
+    fn load(&self, setting: &Setting, conversation: &Conversation) -> Option<Load> {
+        let model = setting.chain.first()?;
+        let models = self.input.models.get();
+        let facts = models.facts(model)?;
+        let beside = setting.input_tokens_max.saturating_sub(setting.conversation_tokens_max());
+        Some(Load {
+            provider: model.provider.clone(),
+            model: model.model.clone(),
+            api: facts.api.as_str(),
+            prices: facts.cost,
+            window: setting.facts.context_window.unwrap_or(setting.input_tokens_max),
+            room: setting.input_tokens_max,
+            tokens: beside + conversation.tokens(),
+            n_items: conversation.items.len() as u64,
+            reducible_chars: conversation.old_result_chars(),
+            at_ms: self.host.now_ms(),
+        })
     }
 
     /// Ends the run when it is to be stopped, or has lasted too long.
@@ -653,14 +678,9 @@ fn block(said: &Said) -> Value {
     }
 }
 
-fn usage_of(usage: &Usage, prices: &Prices) -> Value {
-    let cost = |tokens: u64, price: f64| tokens as f64 * price / 1_000_000.0;
-    let costs = [
-        cost(usage.input, prices.input),
-        cost(usage.output, prices.output),
-        cost(usage.cache_read, prices.cache_read),
-        cost(usage.cache_write, prices.cache_write),
-    ];
+/// Tokens and what they cost, as transcripts show them.
+pub fn usage_of(usage: &Usage, prices: &Prices) -> Value {
+    let costs = prices.of(usage);
     json!({
         "input": usage.input,
         "output": usage.output,
@@ -672,13 +692,13 @@ fn usage_of(usage: &Usage, prices: &Prices) -> Value {
             "output": number(costs[1]),
             "cacheRead": number(costs[2]),
             "cacheWrite": number(costs[3]),
-            "total": number(costs.iter().sum()),
+            "total": number(prices.total(usage)),
         },
     })
 }
 
-/// Zero as upstream writes it.
-fn number(cost: f64) -> Value {
+/// Dollars; zero as upstream writes it.
+pub fn number(cost: f64) -> Value {
     if cost == 0.0 { json!(0) } else { json!(cost) }
 }
 

@@ -85,6 +85,15 @@ impl Caller {
         self.role == Role::Operator && self.scopes.satisfies(crate::protocol::scope::Scope::Admin, self.protocol)
     }
 
+    /// The program it speaks through, as messages keep it.
+    pub fn client(&self) -> crate::intake::Client {
+        crate::intake::Client {
+            id: self.client_id.as_str().to_owned(),
+            mode: self.mode.as_str().to_owned(),
+            is_owner: self.is_admin(),
+        }
+    }
+
     /// Who acted, for the audit trail.
     pub fn actor(&self) -> String {
         match &self.device_id {

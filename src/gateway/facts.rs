@@ -133,7 +133,7 @@ impl Gateway {
     /// Applies one fact.
     pub(super) fn apply(&mut self, now: Now, fact: Fact) {
         match fact {
-            Fact::Session { key, reason, row, updated_at, is_new } => {
+            Fact::Session { key, reason, mut row, updated_at, is_new } => {
                 if matches!(reason, "reset" | "new") {
                     self.stop_session(now, &key, Why::Rpc);
                 }
@@ -141,6 +141,7 @@ impl Gateway {
                 if is_new {
                     self.note_new_session(&key);
                 }
+                row::set_runs(&mut row, self.runs.list().of(key.as_str()));
                 self.sessions_changed(&key, reason, row::beside(row), now.wall_ms);
             }
             Fact::SessionGone { key, session_id } => {
@@ -149,7 +150,8 @@ impl Gateway {
                 self.sessions.removed(key.agent().unwrap_or_default(), key.as_str());
                 self.sessions_changed(&key, "delete", json!({ "sessionId": session_id }), now.wall_ms);
             }
-            Fact::Message { key, message, message_id, seq, row } => {
+            Fact::Message { key, message, message_id, seq, mut row } => {
+                row::set_runs(&mut row, self.runs.list().of(key.as_str()));
                 let mut payload = json!({
                     "sessionKey": key.as_str(),
                     "agentId": key.agent(),

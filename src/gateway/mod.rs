@@ -135,10 +135,19 @@ pub struct Snapshot {
     pub system_events: Vec<String>,
     /// What was under way.
     pub active: active::Counts,
+    /// The runs that had not ended.
+    pub runs: Arc<crate::sessions::row::OpenRuns>,
     /// In how many milliseconds the configuration is read again because somebody asked for it; `None`: nobody did.
     pub reload_in_ms: Option<u64>,
     /// Where the configuration comes from.
     pub load_inputs: Arc<LoadInputs>,
+}
+
+impl Snapshot {
+    /// What showing sessions needs of it.
+    pub fn session_rows(&self) -> crate::sessions::row::Context<'_> {
+        crate::sessions::row::Context::of(&self.config).with_runs(&self.runs)
+    }
 }
 
 /// All live state, and the only place it changes. Lives on the loop's thread; there is nobody to lock out.
@@ -406,6 +415,7 @@ impl Gateway {
             heartbeat: self.heartbeat_rule(),
             system_events: self.system_events.iter().cloned().collect(),
             active: self.under_way(),
+            runs: self.runs.listed(),
             reload_in_ms: self.reload.due_in_ms(self.now),
             load_inputs: Arc::clone(&self.load_inputs),
         }
@@ -413,7 +423,7 @@ impl Gateway {
 
     /// What showing sessions needs of the configuration.
     fn session_rows(&self) -> crate::sessions::row::Context<'_> {
-        crate::sessions::row::Context::of(&self.config)
+        crate::sessions::row::Context::of(&self.config).with_runs(self.runs.list())
     }
 
     /// Writes through the store and answers the call once it is durable.

@@ -325,6 +325,7 @@ impl World {
             attempts: Vec::new(),
             tool_calls: 0,
             steps: 1,
+            load: None,
             began_ms: self.now.wall_ms,
             ended_ms: self.now.wall_ms,
             cooldowns: input.cooldowns,

@@ -214,6 +214,7 @@ fn no_model(run: RunWork) -> RunEnd {
         attempts: Vec::new(),
         tool_calls: 0,
         steps: 0,
+        load: None,
         began_ms: 0,
         ended_ms: 0,
         cooldowns: run.input.cooldowns,

@@ -6,11 +6,12 @@ use super::{Message, Source, activity, turns};
 use crate::config::settings::scheduling::Wishes;
 use crate::defender::decision::{Action, Decision};
 use crate::protocol::error::RpcError;
-use crate::sessions::{scheduler, transcript};
+use crate::sessions::{participants, scheduler, thinking, transcript};
 use crate::store::StoreError;
 use crate::store::db::Db;
 use crate::store::decisions::{Action as StoredAction, NewDecision};
 use crate::store::inbox::{Accepted as Inboxed, InboxState, NewInbound};
+use crate::store::sessions::SessionRow;
 
 /// What accepting a message did.
 #[derive(Debug)]
@@ -196,6 +197,10 @@ fn enter_with(
     if let Some(sender) = &message.sender {
         metadata["sender"] = json!(sender);
     }
+    if let Some(client) = &message.client {
+        metadata["senderIsOwner"] = json!(client.is_owner);
+        metadata["transport"] = json!({ "clients": [{ "id": client.id, "mode": client.mode }] });
+    }
     let mut content = vec![json!({ "type": "text", "text": message.text })];
     let bytes: usize = message.wish.images.iter().map(|image| image.base64.len()).sum();
     for image in &message.wish.images {
@@ -207,7 +212,7 @@ fn enter_with(
             }
         });
     }
-    let added = transcript::add(
+    let mut added = transcript::add(
         db,
         &message.session,
         &transcript::New {
@@ -225,7 +230,48 @@ fn enter_with(
         },
         now_ms,
     )?;
+    if !added.existed
+        && let Some(session) = note_sender(db, message, &added.session, now_ms)?
+    {
+        added.session = session;
+    }
     Ok(transcript::Added { is_new_session: is_new_session || added.is_new_session, ..added })
+}
+
+/// Notes in a session what a message says of it: who takes part, and with `agent` its name and how much is thought in
+/// it. Gives the session when that changed it. A name that another session has is left to that one.
+fn note_sender(
+    db: &Db<'_>,
+    message: &Message,
+    session: &SessionRow,
+    now_ms: i64,
+) -> Result<Option<SessionRow>, StoreError> {
+    let wish = &message.wish;
+    let is_agent = message.source == Source::Agent;
+    let thinking = wish.thinking.as_deref().filter(|_| is_agent).and_then(thinking::parse);
+    let label = wish.label.as_ref().filter(|label| is_agent && session.label.as_ref() != Some(label));
+    let joins = message.client.as_ref().is_some_and(|client| participants::is_new(session, &client.id));
+    if thinking.is_none() && label.is_none() && !joins {
+        return Ok(None);
+    }
+    let change = |label: Option<&String>| {
+        db.session_update::<StoreError>(session.key.as_str(), now_ms, |row| {
+            if let Some(level) = thinking {
+                row.entry.insert("thinkingLevel".to_owned(), json!(level));
+            }
+            if let Some(client) = &message.client {
+                participants::join(row, &client.id);
+            }
+            if let Some(label) = label {
+                row.label = Some(label.clone());
+            }
+            Ok(())
+        })
+    };
+    match change(label) {
+        Err(StoreError::LabelTaken { .. }) => change(None),
+        done => done,
+    }
 }
 
 fn stored_action(action: Action) -> StoredAction {

@@ -68,6 +68,9 @@ pub struct Message {
     /// Who sent it, as the door knows it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub sender: Option<String>,
+    /// The program it came from, where that is one of a gateway's own clients.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub client: Option<Client>,
     /// The recipient of an answer.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub to: Option<String>,
@@ -82,6 +85,18 @@ pub struct Message {
     /// How it is to be answered.
     #[serde(skip_serializing_if = "Wish::is_empty", default)]
     pub wish: Wish,
+}
+
+/// A program that talks to this gateway, and whose it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Client {
+    /// `cli`, `openclaw-control-ui`, …
+    pub id: String,
+    /// `cli`, `webchat`, `ui`, …
+    pub mode: String,
+    /// Whether the gateway's owner speaks: whoever may administer it.
+    pub is_owner: bool,
 }
 
 /// How a sender wishes to be answered; kept with the message, so that a restart answers it the same way.
@@ -103,6 +118,9 @@ pub struct Wish {
     /// What happens when the session is busy, in the words of `queueMode`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue_mode: Option<String>,
+    /// A name for the session, given with the message.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
     /// Pictures that came with it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub images: Vec<Image>,

@@ -19,12 +19,13 @@ pub struct Issues {
     missing: Vec<String>,
     unexpected: Vec<String>,
     wrong: Vec<String>,
+    refusal: Option<RpcError>,
 }
 
 impl Issues {
     /// None yet.
     pub fn new(protocol: Protocol) -> Issues {
-        Issues { protocol, missing: Vec::new(), unexpected: Vec::new(), wrong: Vec::new() }
+        Issues { protocol, missing: Vec::new(), unexpected: Vec::new(), wrong: Vec::new(), refusal: None }
     }
 
     /// Whose rules apply.
@@ -34,7 +35,12 @@ impl Issues {
 
     /// Whether nothing is wrong.
     pub fn is_empty(&self) -> bool {
-        self.missing.is_empty() && self.unexpected.is_empty() && self.wrong.is_empty()
+        self.missing.is_empty() && self.unexpected.is_empty() && self.wrong.is_empty() && self.refusal.is_none()
+    }
+
+    /// Something that is refused with an error of its own, whatever else is wrong.
+    pub fn refuse(&mut self, error: RpcError) {
+        self.refusal.get_or_insert(error);
     }
 
     /// A required field is absent.
@@ -123,7 +129,7 @@ pub fn decode<P: Params>(method: &str, raw: Option<&str>, protocol: Protocol) ->
     let mut issues = Issues::new(protocol);
     match P::read_fields(&object, "", &mut issues) {
         Some(params) if issues.is_empty() => Ok(params),
-        _ => Err(refuse(&issues.text())),
+        _ => Err(issues.refusal.take().unwrap_or_else(|| refuse(&issues.text()))),
     }
 }
 

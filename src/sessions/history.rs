@@ -31,6 +31,8 @@ pub struct Ask {
     pub chars: Option<usize>,
     /// Newest messages to leave out.
     pub skip_newest: u64,
+    /// Only messages after this number; `None`: the newest.
+    pub after: Option<u64>,
     /// Who is asking.
     pub protocol: Protocol,
 }
@@ -44,6 +46,29 @@ pub struct Shown {
     pub n_total: u64,
     /// Whether there are older ones.
     pub has_older: bool,
+    /// Whether there are newer ones.
+    pub has_newer: bool,
+    /// Number and id of the newest of them.
+    pub newest: Option<(u64, String)>,
+    /// What tools were called, for protocol 4.
+    pub activity: Vec<Value>,
+}
+
+impl Shown {
+    /// How many messages are shown.
+    pub fn n_shown(&self) -> u64 {
+        self.messages.len() as u64
+    }
+}
+
+/// Names the place after a message, for a client that wants what comes after it.
+pub fn cursor(session_id: &str, seq: u64) -> String {
+    format!("{session_id}:{seq}")
+}
+
+/// The number that a cursor names; `None`: it is of another session, or none of ours.
+pub fn after(cursor: &str, session_id: &str) -> Option<u64> {
+    cursor.strip_prefix(session_id)?.strip_prefix(':')?.parse().ok()
 }
 
 /// Reads it.
@@ -56,11 +81,92 @@ pub fn read(db: &Queries, session_id: &str, ask: &Ask) -> Result<Shown, StoreErr
         page_bytes_max: ask.bytes.unwrap_or(PAGE_BYTES_MAX).min(PAGE_BYTES_MAX),
         message_bytes_max: MESSAGE_BYTES_MAX,
     };
-    let at = if ask.skip_newest == 0 { PageAt::Newest } else { PageAt::BeforeNewest(ask.skip_newest) };
+    let at = match (ask.after, ask.skip_newest) {
+        (Some(seq), _) => PageAt::After(seq),
+        (None, 0) => PageAt::Newest,
+        (None, n_skipped) => PageAt::BeforeNewest(n_skipped),
+    };
     let page = db.transcript_page(session_id, at, limits)?;
     let chars = ask.chars.unwrap_or(if ask.protocol == Protocol::V3 { TEXT_CHARS_MAX_V3 } else { TEXT_CHARS_MAX_V4 });
-    let messages = page.messages.iter().map(|row| show(row, chars, ask.protocol)).collect();
-    Ok(Shown { messages, n_total: page.n_total, has_older: page.has_older })
+    let newest = page.messages.last().map(|row| (row.seq, row.message_id.clone()));
+    let mut messages: Vec<Value> = page.messages.iter().map(|row| show(row, chars, ask.protocol)).collect();
+    let mut activity = Vec::new();
+    if ask.protocol == Protocol::V4 {
+        for message in &mut messages {
+            place(message, session_id);
+        }
+        activity = messages.iter().filter_map(called).collect();
+    }
+    Ok(Shown {
+        messages,
+        n_total: page.n_total,
+        has_older: page.has_older,
+        has_newer: page.has_newer,
+        newest,
+        activity,
+    })
+}
+
+/// A tool's answer as one step of what an agent did, in the words of protocol 4.
+fn called(message: &Value) -> Option<Value> {
+    if message["role"] != "toolResult" {
+        return None;
+    }
+    let (name, call_id) = (message["toolName"].as_str()?, message["toolCallId"].as_str()?);
+    let item = json!({
+        "itemId": format!("tool:{call_id}"),
+        "toolCallId": call_id,
+        "name": name,
+        "kind": "tool",
+        "phase": "end",
+        "title": title(name),
+        "status": if message["isError"] == true { "failed" } else { "completed" },
+        "commandBearing": name == "exec",
+    });
+    Some(json!({ "messageId": message["__openclaw"]["id"], "items": [item] }))
+}
+
+/// A tool's name for people: `session_status` is `Session Status`.
+fn title(name: &str) -> String {
+    let words = name.split(['_', '-', '.']).filter(|word| !word.is_empty());
+    let capital = |word: &str| {
+        let mut chars = word.chars();
+        chars.next().map(|first| first.to_uppercase().chain(chars).collect::<String>()).unwrap_or_default()
+    };
+    words.map(capital).collect::<Vec<_>>().join(" ")
+}
+
+/// Where a message stands, as protocol 4 tells it.
+fn place(message: &mut Value, session_id: &str) {
+    let at_ms = message["timestamp"].clone();
+    if let Some(metadata) = message.get_mut("__openclaw").and_then(Value::as_object_mut) {
+        let seq = metadata.get("seq").cloned().unwrap_or_default();
+        metadata.insert("recordTimestampMs".to_owned(), at_ms);
+        metadata.insert("transcriptPosition".to_owned(), json!({ "source": session_id, "rawSeq": seq }));
+    }
+}
+
+/// A turn that failed says so in words on protocol 4, whose clients show nothing else of it.
+fn tell_failure(message: &mut Value) {
+    let is_empty = message["content"].as_array().is_some_and(Vec::is_empty);
+    if message["stopReason"] != "error" || !is_empty {
+        return;
+    }
+    let why = message.as_object_mut().and_then(|fields| fields.remove("errorMessage"));
+    let why = why.as_ref().and_then(Value::as_str).unwrap_or("it is not known why");
+    message["content"] = json!([{ "type": "text", "text": format!("⚠️ No answer: {why}") }]);
+}
+
+/// What a person wrote is plain text on protocol 4, when it is nothing else.
+fn plain(message: &mut Value) {
+    if message["role"] != "user" {
+        return;
+    }
+    if let [block] = message["content"].as_array().map_or(&[][..], Vec::as_slice)
+        && block["type"] == "text"
+    {
+        message["content"] = block["text"].clone();
+    }
 }
 
 fn show(row: &MessageRow, chars: usize, protocol: Protocol) -> Value {
@@ -80,6 +186,10 @@ fn show(row: &MessageRow, chars: usize, protocol: Protocol) -> Value {
         for name in ["usage", "cost", "details"] {
             fields.remove(name);
         }
+    }
+    if protocol == Protocol::V4 {
+        tell_failure(&mut message);
+        plain(&mut message);
     }
     match message.get_mut("content") {
         Some(Value::String(text)) => cut(text, chars),
@@ -125,7 +235,7 @@ mod tests {
     #[test]
     fn a_long_text_is_cut_and_says_so() {
         let message =
-            json!({ "role": "user", "content": [{ "type": "text", "text": "é".repeat(10) }], "__openclaw": {} });
+            json!({ "role": "assistant", "content": [{ "type": "text", "text": "é".repeat(10) }], "__openclaw": {} });
         let shown = show(&row(Some(message)), 4, Protocol::V4);
         assert_eq!(shown["content"][0]["text"], format!("éééé{CUT}"));
         assert_eq!(shown["__openclaw"]["seq"], 3);
@@ -135,6 +245,51 @@ mod tests {
     fn a_message_over_its_limit_is_named_not_dropped() {
         let shown = show(&row(None), 4, Protocol::V4);
         assert_eq!(shown["content"][0]["text"], "[chat.history omitted: message too large]");
+    }
+
+    #[test]
+    fn a_tool_that_was_called_is_told_with_its_outcome() {
+        let answer = |is_error: bool| {
+            json!({
+                "role": "toolResult", "toolCallId": "c1", "toolName": "session_status", "isError": is_error,
+                "content": [], "__openclaw": { "id": "m1" },
+            })
+        };
+        let told = called(&answer(true)).unwrap();
+        assert_eq!((&told["messageId"], &told["items"][0]["status"]), (&json!("m1"), &json!("failed")));
+        assert_eq!(told["items"][0]["title"], "Session Status");
+        assert_eq!(called(&answer(false)).unwrap()["items"][0]["status"], "completed");
+        assert_eq!(called(&json!({ "role": "assistant" })), None);
+    }
+
+    #[test]
+    fn a_cursor_names_a_place_in_one_session() {
+        assert_eq!(after(&cursor("s-1", 7), "s-1"), Some(7));
+        assert_eq!(after(&cursor("s-1", 7), "s"), None);
+        assert_eq!(after("s-1:", "s-1"), None);
+        assert_eq!(after("", "s-1"), None);
+    }
+
+    #[test]
+    fn each_protocol_is_told_of_a_failed_turn_in_its_way() {
+        let failed = json!({
+            "role": "assistant", "content": [], "stopReason": "error", "errorMessage": "HTTP 500", "__openclaw": {},
+        });
+        let old = show(&row(Some(failed.clone())), 99, Protocol::V3);
+        assert_eq!((&old["content"], &old["errorMessage"]), (&json!([]), &json!("HTTP 500")));
+        let new = show(&row(Some(failed)), 99, Protocol::V4);
+        assert_eq!(new["content"][0]["text"], "⚠️ No answer: HTTP 500");
+        assert!(new.get("errorMessage").is_none());
+    }
+
+    #[test]
+    fn what_a_person_wrote_is_plain_on_protocol_4_unless_there_is_more() {
+        let text = json!({ "type": "text", "text": "hi" });
+        let said = json!({ "role": "user", "content": [text] });
+        assert_eq!(show(&row(Some(said.clone())), 99, Protocol::V4)["content"], "hi");
+        assert_eq!(show(&row(Some(said)), 99, Protocol::V3)["content"], json!([text]));
+        let more = json!({ "role": "user", "content": [text, { "type": "image" }] });
+        assert_eq!(show(&row(Some(more.clone())), 99, Protocol::V4)["content"], more["content"]);
     }
 
     #[test]

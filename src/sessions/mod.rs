@@ -10,6 +10,7 @@
 pub mod activation;
 pub mod history;
 pub mod list;
+pub mod participants;
 pub mod patch;
 pub mod preview;
 pub mod resolve;

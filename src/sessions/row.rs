@@ -1,8 +1,10 @@
 //! A session as clients see it, in a list, beside an event, in a status.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 
-use super::thinking;
+use super::{participants, scheduler, thinking, transcript};
 use crate::config::load::Loaded;
 use crate::config::settings::models::Model;
 use crate::protocol::session_key::{KeyRules, SessionKey};
@@ -15,6 +17,39 @@ const FAST_AUTO_ON_SECONDS: u64 = 60;
 #[derive(Debug, Clone, Copy)]
 pub struct Context<'a> {
     config: &'a Loaded,
+    runs: Option<&'a OpenRuns>,
+}
+
+/// The runs that have not ended, by session: those that go on and those that wait, in the order they came. Bounded by
+/// what the scheduler takes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OpenRuns(BTreeMap<String, Vec<String>>);
+
+impl OpenRuns {
+    /// A run is accepted.
+    pub fn add(&mut self, session: &str, run_id: &str) {
+        self.0.entry(session.to_owned()).or_default().push(run_id.to_owned());
+    }
+
+    /// A run has ended.
+    pub fn remove(&mut self, session: &str, run_id: &str) {
+        if let Some(runs) = self.0.get_mut(session) {
+            runs.retain(|run| run != run_id);
+            if runs.is_empty() {
+                self.0.remove(session);
+            }
+        }
+    }
+
+    /// Those of a session.
+    pub fn of(&self, session: &str) -> &[String] {
+        self.0.get(session).map_or(&[], Vec::as_slice)
+    }
+
+    /// How many there are.
+    pub fn n_runs(&self) -> usize {
+        self.0.values().map(Vec::len).sum()
+    }
 }
 
 /// A model by name, and what the configuration says of it.
@@ -48,7 +83,18 @@ impl Chosen<'_> {
 impl<'a> Context<'a> {
     /// Of the configuration in force.
     pub fn of(config: &'a Loaded) -> Context<'a> {
-        Context { config }
+        Context { config, runs: None }
+    }
+
+    /// With the runs that go on.
+    pub fn with_runs(self, runs: &'a OpenRuns) -> Context<'a> {
+        Context { runs: Some(runs), ..self }
+    }
+
+    /// What happens to a message that comes while its session is busy.
+    fn queue_mode(&self, session: &SessionRow) -> &'static str {
+        let queue = &self.config.settings.scheduling.queue;
+        queue.policy(session.channel.as_deref(), &scheduler::wishes(&session.entry)).mode.as_str()
     }
 
     /// The model of an agent that chose none for a session.
@@ -187,6 +233,18 @@ const SHOWN_V4: [&str; 20] = [
     "createdVia",
 ];
 
+/// What the last run leaves in a session's `entry`; a row of protocol 4 shows it as it is, and a reset forgets it.
+pub const OF_RUNS: [&str; 8] = [
+    "status",
+    "startedAt",
+    "endedAt",
+    "runtimeMs",
+    "lastRunId",
+    "lastRunError",
+    "estimatedCostUsd",
+    "contextBudgetStatus",
+];
+
 /// What protocol 4's events name of a session even when it is not set, so that a client forgets what it knew.
 const CLEARED: [&str; 34] = [
     "activeModel",
@@ -259,7 +317,7 @@ pub fn wire(session: &SessionRow, context: &Context<'_>) -> Value {
 /// The row of a session on protocol 4.
 pub fn wire_v4(session: &SessionRow, context: &Context<'_>, now_ms: i64) -> Value {
     let mut row = wire(session, context);
-    for name in SHOWN_V4 {
+    for name in SHOWN_V4.into_iter().chain(OF_RUNS) {
         if let Some(value) = session.entry.get(name) {
             row[name] = value.clone();
         }
@@ -284,8 +342,10 @@ pub fn wire_v4(session: &SessionRow, context: &Context<'_>, now_ms: i64) -> Valu
             "effectiveFastMode": session.entry.get("fastMode") == Some(&json!(true)),
             "effectiveFastModeSource": if session.entry.contains_key("fastMode") { "session" } else { "default" },
             "fastAutoOnSeconds": FAST_AUTO_ON_SECONDS,
+            // Nothing is scheduled in a session.
+            "hasAutomation": false,
             "effectiveResponseUsage": text(session, "responseUsage").unwrap_or("off"),
-            "effectiveQueueMode": text(session, "queueMode").unwrap_or("steer"),
+            "effectiveQueueMode": context.queue_mode(session),
             "modelOverrideSource": text(session, "modelOverride").map(|_| "user"),
             "runtimeSelectionLocked": false,
             "agentRuntime": {
@@ -297,13 +357,45 @@ pub fn wire_v4(session: &SessionRow, context: &Context<'_>, now_ms: i64) -> Valu
                 "source": "implicit",
             },
             "snapshotAt": now_ms,
-            // A run ends in the turn it begins, as long as no model is asked.
-            "hasActiveRun": false,
-            "activeRunIds": [],
+            // Every session is answered by this very process, since it was made.
+            "placement": {
+                "state": "local",
+                "generation": 0,
+                "createdAtMs": session.created_ms,
+                "updatedAtMs": session.created_ms,
+                "stateChangedAtMs": session.created_ms,
+            },
             // Nothing writes summaries yet.
             "activitySummary": { "state": "unavailable", "canEnsure": false },
         }),
     );
+    let participants = participants::shown(session);
+    row["participantCount"] = json!(participants.len());
+    row["expandedParticipants"] = json!(participants);
+    row["participants"] = json!(participants);
+    set_runs(&mut row, context.runs.map_or(&[], |runs| runs.of(&session.key)));
+    row
+}
+
+/// Says which runs of a row's session have not ended.
+pub fn set_runs(row: &mut Value, runs: &[String]) {
+    row["hasActiveRun"] = json!(!runs.is_empty());
+    row["activeRunIds"] = json!(runs);
+    if !runs.is_empty() {
+        row["status"] = json!("running");
+    }
+}
+
+/// The row of a session that nobody has written down, on protocol 4: what it would be made with.
+pub fn unmade_v4(key: &SessionKey, context: &Context<'_>, now_ms: i64) -> Value {
+    let mut row = wire_v4(&transcript::fresh(key, now_ms), context, now_ms);
+    if let Some(fields) = row.as_object_mut() {
+        // What only a session that was made has.
+        for name in ["sessionId", "createdAt", "createdVia", "placement"] {
+            fields.remove(name);
+        }
+    }
+    row["updatedAt"] = Value::Null;
     row
 }
 
@@ -314,12 +406,10 @@ pub fn beside(row: Value) -> Value {
     if let Some(fields) = row.as_object() {
         out.extend(fields.iter().filter(|(name, _)| *name != "key").map(|(name, value)| (name.clone(), value.clone())));
     }
-    // Nobody is named in a session, nothing is scheduled in it, and rows of its parents are the reader's to ask for.
-    for name in ["participants", "ancestorSessions"] {
-        out.insert(name.to_owned(), json!([]));
-    }
-    out.insert("participantCount".to_owned(), json!(0));
-    out.insert("hasAutomation".to_owned(), json!(false));
+    // Rows of its parents are the reader's to ask for.
+    out.insert("ancestorSessions".to_owned(), json!([]));
+    out.entry("participants").or_insert_with(|| json!([]));
+    out.entry("participantCount").or_insert_with(|| json!(0));
     out.insert("session".to_owned(), row);
     Value::Object(out)
 }
@@ -327,6 +417,9 @@ pub fn beside(row: Value) -> Value {
 /// A session's record as `sessions.patch` and its kin give it back: what is stored, by upstream's names.
 pub fn entry(session: &SessionRow) -> Value {
     let mut entry = Value::Object(session.entry.clone());
+    if entry.get("participants").is_some() {
+        entry["participants"] = json!(participants::shown(session));
+    }
     set_all(
         &mut entry,
         json!({ "sessionId": session.session_id, "updatedAt": session.updated_ms, "createdAt": session.created_ms }),
@@ -473,5 +566,63 @@ fn text<'s>(session: &'s SessionRow, name: &str) -> Option<&'s str> {
 pub fn set_all(into: &mut Value, more: Value) {
     if let (Value::Object(into), Value::Object(more)) = (into, more) {
         into.extend(more);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::load::{self, LoadInputs};
+
+    fn loaded(config: &Value) -> Loaded {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("openclaw.json");
+        std::fs::write(&file, config.to_string()).unwrap();
+        let mut inputs = LoadInputs::of_process();
+        inputs.env = Default::default();
+        inputs.flag_config = Some(file);
+        inputs.state_dir = Some(dir.path().to_owned());
+        load::load(&inputs).unwrap()
+    }
+
+    #[test]
+    fn a_row_says_what_a_message_would_meet() {
+        let config = loaded(
+            &json!({ "messages": { "queue": { "mode": "collect", "byChannel": { "telegram": "interrupt" } } } }),
+        );
+        let mut session = SessionRow::new("agent:main:a", "main", "s".to_owned(), "direct", 1);
+        let mode = |session: &SessionRow| wire_v4(session, &Context::of(&config), 1)["effectiveQueueMode"].clone();
+        assert_eq!(mode(&session), "collect");
+        session.channel = Some("telegram".to_owned());
+        assert_eq!(mode(&session), "interrupt");
+        session.entry.insert("queueMode".to_owned(), json!("followup"));
+        assert_eq!(mode(&session), "followup");
+    }
+
+    #[test]
+    fn a_row_names_the_runs_of_its_session_in_their_order() {
+        let config = loaded(&json!({}));
+        let session = SessionRow::new("agent:main:a", "main", "s".to_owned(), "direct", 1);
+        let mut runs = OpenRuns::default();
+        for (key, run) in [("agent:main:a", "one"), ("agent:main:b", "other"), ("agent:main:a", "two")] {
+            runs.add(key, run);
+        }
+        let row = |runs: &OpenRuns| wire_v4(&session, &Context::of(&config).with_runs(runs), 1);
+        assert_eq!((&row(&runs)["activeRunIds"], &row(&runs)["status"]), (&json!(["one", "two"]), &json!("running")));
+        runs.remove("agent:main:a", "one");
+        runs.remove("agent:main:a", "two");
+        assert_eq!((&row(&runs)["hasActiveRun"], row(&runs).get("status")), (&json!(false), None));
+        assert_eq!(runs.n_runs(), 1);
+    }
+
+    #[test]
+    fn a_session_that_nobody_made_is_shown_without_what_only_a_made_one_has() {
+        let config = loaded(&json!({}));
+        let row = unmade_v4(&SessionKey::stored("agent:main:a".to_owned()), &Context::of(&config), 7);
+        assert_eq!(
+            (&row["key"], &row["updatedAt"], &row["hasActiveRun"]),
+            (&json!("agent:main:a"), &Value::Null, &json!(false))
+        );
+        assert!(row.get("sessionId").is_none() && row.get("createdAt").is_none(), "{row}");
     }
 }

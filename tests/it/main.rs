@@ -36,6 +36,8 @@ mod devices;
 mod providers;
 // The gateway as OpenAI's clients see it.
 mod openai;
+// Talking to an agent whose model answers.
+mod talk;
 // The port itself: paths, addresses, pipelining, signs of life.
 mod transport;
 // The house rules that a machine can read.

@@ -51,9 +51,10 @@ fn told(client: &Client, session: &str) -> Vec<String> {
             .flatten()
             .map(|part| part["text"].as_str().or(part["name"].as_str()).unwrap_or("?").to_owned())
             .collect();
-        match message["errorMessage"].as_str() {
-            Some(error) => format!("({error})"),
-            None => parts.join(" "),
+        match (message["errorMessage"].as_str(), message["content"].as_str()) {
+            (Some(error), _) => format!("({error})"),
+            (None, Some(text)) => text.to_owned(),
+            (None, None) => parts.join(" "),
         }
     };
     let line = |message: &Value| format!("{}: {}", message["role"].as_str().unwrap_or("?"), words(message));
@@ -559,6 +560,6 @@ fn a_burst_keeps_its_order_while_runs_end_in_its_midst() {
     }
     let history = ann.call("chat.history", json!({ "sessionKey": key("burst"), "limit": 1000 })).expect_ok();
     let users = history["messages"].as_array().unwrap().iter().filter(|message| message["role"] == "user");
-    let said: Vec<&str> = users.map(|message| message["content"][0]["text"].as_str().unwrap()).collect();
+    let said: Vec<&str> = users.map(|message| message["content"].as_str().unwrap()).collect();
     assert_eq!(said, names);
 }

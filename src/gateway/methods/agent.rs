@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::chat::{images, run_id, session_key};
+use super::chat::{images, is_served, run_id, session_key};
 use crate::agent::run::EXTRA_SYSTEM_CHARS_MAX;
 use crate::gateway::Gateway;
 use crate::gateway::inbound::{Known, Waiter};
@@ -83,8 +83,8 @@ fn ask(gateway: &mut Gateway, call: &Call, params: AgentParams) -> Result<(), Rp
         Known::New => {}
         Known::Open => return again(gateway, call, &run_id),
         Known::Past(verdict) => {
-            let frame = runs::past_answer(&run_id, &verdict);
-            return answer(gateway, call, &frame, verdict.is_ok(), &verdict.summary());
+            let frame = runs::past_answer(&run_id, &verdict, call.protocol());
+            return answer(gateway, call, &frame, verdict.is_ok(), &verdict.summary(call.protocol()));
         }
     }
     let wish = Wish {
@@ -94,6 +94,7 @@ fn ask(gateway: &mut Gateway, call: &Call, params: AgentParams) -> Result<(), Rp
         // Seconds; 0 means no limit of its own.
         timeout_ms: params.timeout.map(|seconds| seconds.0 as u64 * 1000).filter(|ms| *ms > 0),
         images: images(params.attachments)?,
+        label: params.label.map(|label| label.0.trim().to_owned()).filter(|label| !label.is_empty()),
         ..Wish::default()
     };
     let mut message = Message {
@@ -105,6 +106,7 @@ fn ask(gateway: &mut Gateway, call: &Call, params: AgentParams) -> Result<(), Rp
         command: None,
         channel: Some(params.channel.unwrap_or_else(|| crate::sessions::transcript::WEBCHAT.to_owned())),
         sender: Some(call.caller.name.clone()),
+        client: Some(call.caller.client()),
         to: params.to,
         account_id: params.account_id,
         thread_id: params.thread_id,
@@ -133,6 +135,14 @@ fn target(gateway: &Gateway, call: &Call, params: &AgentParams) -> Result<Sessio
     {
         return Err(invalid(format!("unknown channel: {channel}")));
     }
+    if params.deliver == Some(true)
+        && let Some(channel) = params.reply_channel.as_deref().or(params.channel.as_deref()).map(str::trim)
+        && !is_here(channel)
+    {
+        // Better refused than run for an answer that goes nowhere.
+        let why = format!("the answer cannot be delivered: channel {channel} is not set up on this gateway");
+        return Err(RpcError::unavailable(why));
+    }
     let agents = &gateway.config.settings.agents;
     if let Some(agent) = &params.agent_id
         && agents.get(&agent_id(&agent.0)).is_none()
@@ -149,18 +159,19 @@ fn target(gateway: &Gateway, call: &Call, params: &AgentParams) -> Result<Sessio
         return Err(invalid(format!("malformed session key \"{text}\"")));
     }
     let key = session_key(&text, params.agent_id.as_ref(), &gateway.keys).map_err(|error| invalid(error.message))?;
-    match key.agent() {
-        Some(named) if call.protocol() == Protocol::V4 && agents.get(named).is_none() => {
-            Err(RpcError::invalid(format!("Agent \"{named}\" no longer exists in configuration")))
-        }
-        _ => Ok(key),
-    }
+    is_served(gateway, call, &key)?;
+    Ok(key)
 }
 
 /// Whether a channel of this name exists anywhere; `last` is where the session was last spoken to.
 fn is_channel(name: &str) -> bool {
     let name = name.trim().to_lowercase();
     name == "last" || name == crate::sessions::transcript::WEBCHAT || super::channels::is_known(&name)
+}
+
+/// Whether an answer can go there: this build has no channel but its own clients.
+fn is_here(channel: &str) -> bool {
+    ["last", crate::sessions::transcript::WEBCHAT].contains(&channel.to_lowercase().as_str())
 }
 
 /// The same call again while its run is on its way: it hears the end too.
@@ -205,7 +216,7 @@ crate::params! {
 fn wait(gateway: &mut Gateway, call: &Call, params: WaitParams) -> Result<(), RpcError> {
     let run_id = params.run_id.0;
     if let Known::Past(verdict) = gateway.known_run(&run_id, call.now_ms) {
-        let answer = Json::of(&runs::wait_answer(&run_id, &verdict))?;
+        let answer = Json::of(&runs::wait_answer(&run_id, &verdict, call.protocol()))?;
         gateway.answer_request(call.conn(), &call.id, Ok(answer));
         return Ok(());
     }

@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::agent::stop::Why;
 use crate::gateway::inbound::{Known, Waiter};
@@ -13,11 +13,12 @@ use crate::gateway::{Fact, Gateway};
 use crate::intake::{Image, Message, Source, Wish, normalise};
 use crate::protocol::error::{ErrorCode, RpcError};
 use crate::protocol::frame::{Json, response_error};
-use crate::protocol::params::{Any, Count, Int, NonEmpty, Positive, Text};
+use crate::protocol::params::{Any, Count, Int, Issues, NonEmpty, Params, Positive, Text, find};
 use crate::protocol::session_key::{KeyRules, SessionKey, agent_id};
 use crate::protocol::version::Protocol;
 use crate::sessions::{history, row, transcript};
 use crate::store::StoreError;
+use crate::store::sessions::SessionRow;
 
 crate::methods! {
     "chat.history", Both, need::READ,  need::SESSIONS_READ,  Query history;
@@ -48,6 +49,8 @@ fn short(text: &str) -> String {
 
 /// Messages given out when nothing is said.
 const HISTORY_ROWS: i64 = 200;
+/// Messages given out at most.
+const HISTORY_ROWS_MAX: usize = 1000;
 
 crate::params! {
     /// Which part of which session.
@@ -75,8 +78,12 @@ fn history(cx: QueryCx<'_>, params: HistoryParams) -> Result<Value, RpcError> {
         bytes: params.max_bytes.map(|bytes| bytes.0 as usize),
         chars: params.max_chars.map(|chars| chars.0 as usize),
         skip_newest: params.offset.map_or(0, |offset| offset.0 as u64),
+        after: None,
         protocol: cx.call.protocol(),
     };
+    if let Some(cursor) = &params.cursor {
+        return since(cx.store.get()?, &cx.snapshot, &key, cursor, &ask, cx.call.now_ms);
+    }
     let shown = if cx.call.protocol() == Protocol::V3 { params.session_key.0.as_str() } else { key.as_str() };
     paint(cx.store.get()?, &cx.snapshot, &key, shown, &ask, cx.call.now_ms)
 }
@@ -100,6 +107,7 @@ fn startup(cx: QueryCx<'_>, params: StartupParams) -> Result<Value, RpcError> {
         bytes: params.max_bytes.map(|bytes| bytes.0 as usize),
         chars: params.max_chars.map(|chars| chars.0 as usize),
         skip_newest: 0,
+        after: None,
         protocol: Protocol::V4,
     };
     paint(cx.store.get()?, &cx.snapshot, &key, key.as_str(), &ask, cx.call.now_ms)
@@ -114,7 +122,7 @@ fn paint(
     ask: &history::Ask,
     now_ms: i64,
 ) -> Result<Value, RpcError> {
-    let rows = row::Context::of(&snapshot.config);
+    let rows = snapshot.session_rows();
     let session = db.session(key.as_str())?;
     let page = match &session {
         Some(session) => history::read(db, &session.session_id, ask)?,
@@ -124,6 +132,7 @@ fn paint(
     if let Some(session) = &session {
         out["sessionId"] = json!(session.session_id);
     }
+    let n_shown = page.n_shown();
     out["messages"] = Value::Array(page.messages);
     if let Some(session) = &session {
         for name in ["thinkingLevel", "verboseLevel"] {
@@ -143,10 +152,74 @@ fn paint(
             out["hasMore"] = json!(page.has_older);
             out["totalMessages"] = json!(page.n_total);
             out["defaults"] = rows.defaults_v4();
-            if let Some(session) = &session {
-                out["sessionInfo"] = row::wire_v4(session, &rows, now_ms);
+            if !page.activity.is_empty() {
+                out["activity"] = json!(page.activity);
             }
+            if page.has_older {
+                out["nextOffset"] = json!(ask.skip_newest + n_shown);
+            }
+            let newest = match &session {
+                Some(session) if ask.skip_newest > 0 => {
+                    let newest = history::Ask { rows: 1, skip_newest: 0, ..*ask };
+                    history::read(db, &session.session_id, &newest)?.newest
+                }
+                _ => page.newest.clone(),
+            };
+            if let (Some(session), 0) = (&session, ask.skip_newest) {
+                let seq = newest.as_ref().map_or(0, |(seq, _)| *seq);
+                out["deltaCursor"] = json!(history::cursor(&session.session_id, seq));
+            }
+            out["sessionInfo"] = info(session.as_ref(), key, &rows, newest.map(|(_, id)| id), now_ms);
         }
+    }
+    Ok(out)
+}
+
+/// A session beside its messages; `leaf` is the newest of them.
+fn info(
+    session: Option<&SessionRow>,
+    key: &SessionKey,
+    rows: &row::Context<'_>,
+    leaf: Option<String>,
+    now_ms: i64,
+) -> Value {
+    let mut info = match session {
+        Some(session) => row::wire_v4(session, rows, now_ms),
+        None => row::unmade_v4(key, rows, now_ms),
+    };
+    info["activeLeafEntryId"] = json!(leaf);
+    info
+}
+
+/// What was said since a cursor was given out, or that the client has to read anew: the session was reset or shortened
+/// since, or more was said than one answer holds.
+fn since(
+    db: &crate::store::db::Queries,
+    snapshot: &crate::gateway::Snapshot,
+    key: &SessionKey,
+    cursor: &str,
+    ask: &history::Ask,
+    now_ms: i64,
+) -> Result<Value, RpcError> {
+    let anew = json!({ "kind": "reset" });
+    let Some(session) = db.session(key.as_str())? else { return Ok(anew) };
+    let Some(seq) = history::after(cursor, &session.session_id) else { return Ok(anew) };
+    let whole = history::Ask { rows: HISTORY_ROWS_MAX, after: Some(seq), ..*ask };
+    let page = history::read(db, &session.session_id, &whole)?;
+    let newest = page.newest.clone().map_or(seq, |(seq, _)| seq);
+    if page.has_newer || newest.checked_sub(page.n_shown()) != Some(seq) {
+        return Ok(anew);
+    }
+    let leaf = page.newest.map(|(_, id)| id);
+    let mut out = json!({
+        "kind": "delta",
+        "messages": page.messages,
+        "deltaCursor": history::cursor(&session.session_id, newest),
+        "sessionInfo": info(Some(&session), key, &snapshot.session_rows(), leaf, now_ms),
+        "pendingInputs": { "items": [], "total": 0 },
+    });
+    if !page.activity.is_empty() {
+        out["activity"] = json!(page.activity);
     }
     Ok(out)
 }
@@ -208,7 +281,33 @@ pub const IMAGE_BYTES_MAX: usize = 5_000_000;
 /// Pictures of one message.
 pub const IMAGES_MAX: usize = 16;
 
-fn send(gateway: &mut Gateway, call: &Call, params: SendParams) -> Result<(), RpcError> {
+/// The parameters of `chat.send`. Protocol 4 refuses a call that does not say which session it is for before it looks
+/// at anything else.
+#[derive(Debug, Clone)]
+pub struct Targeted(SendParams);
+
+impl Params for Targeted {
+    fn read_fields(object: &Map<String, Value>, path: &str, issues: &mut Issues) -> Option<Self> {
+        let key = find(object, "sessionKey").and_then(Value::as_str).map(str::trim);
+        if issues.protocol() == Protocol::V4 && key.is_none_or(str::is_empty) {
+            let details = json!({ "code": "SESSION_MUTATION_TARGET_REQUIRED", "method": "chat.send" });
+            issues.refuse(RpcError::invalid("session mutation target is unavailable").with_details(details));
+        }
+        SendParams::read_fields(object, path, issues).map(Targeted)
+    }
+}
+
+/// Refuses a session of an agent that is not configured; protocol 3 serves it as it serves any other.
+pub(super) fn is_served(gateway: &Gateway, call: &Call, key: &SessionKey) -> Result<(), RpcError> {
+    match key.agent() {
+        Some(agent) if call.protocol() == Protocol::V4 && gateway.config.settings.agents.get(agent).is_none() => {
+            Err(RpcError::invalid(format!("Agent \"{agent}\" no longer exists in configuration")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn send(gateway: &mut Gateway, call: &Call, Targeted(params): Targeted) -> Result<(), RpcError> {
     let text = normalise::text(&params.message)?;
     let run_id = run_id(params.idempotency_key.0)?;
     let images = images(params.attachments)?;
@@ -216,6 +315,7 @@ fn send(gateway: &mut Gateway, call: &Call, params: SendParams) -> Result<(), Rp
         return Err(RpcError::invalid("message or attachment required"));
     }
     let session = session_key(&params.session_key.0, params.agent_id.as_ref(), &gateway.keys)?;
+    is_served(gateway, call, &session)?;
     if normalise::is_stop_word(&text) || commands::is_stop(&text) {
         let now = gateway.now;
         let run_ids = gateway.stop_session(now, &session, Why::Stop);
@@ -248,6 +348,7 @@ fn send(gateway: &mut Gateway, call: &Call, params: SendParams) -> Result<(), Rp
         command: None,
         channel: Some(params.originating_channel.unwrap_or_else(|| transcript::WEBCHAT.to_owned())),
         sender: Some(call.caller.name.clone()),
+        client: Some(call.caller.client()),
         to: params.originating_to,
         account_id: params.originating_account_id,
         thread_id: params.originating_thread_id,
@@ -316,7 +417,7 @@ fn repeat(gateway: &mut Gateway, call: &Call, run_id: &str, verdict: &Verdict) -
         gateway.answer_request(call.conn(), &call.id, Ok(payload));
         return Ok(());
     }
-    let summary = verdict.summary();
+    let summary = verdict.summary(call.protocol());
     let payload = Json::of(&json!({ "runId": run_id, "status": "error", "summary": summary }))?;
     let error = RpcError::new(ErrorCode::Unavailable, summary);
     let frame = response_error(&call.id, &error, Some(&payload), call.protocol());
@@ -371,22 +472,19 @@ fn inject(cx: StoreCx<'_>, params: InjectParams) -> Result<(Value, Vec<Fact>), S
         Some(label) => format!("[{label}]\n\n{text}"),
         None => text,
     };
-    let zero = json!({ "input": 0, "output": 0, "cacheRead": 0, "cacheWrite": 0, "totalTokens": 0 });
+    // As an answer of the gateway, but the agent is to know of it.
+    let mut fields = transcript::answer_fields();
+    fields.retain(|(name, _)| *name != transcript::ASIDE);
     let new = transcript::New {
         role: "assistant",
         content: json!([{ "type": "text", "text": text }]),
         metadata: json!({}),
         idempotency_key: None,
-        extra: &[
-            ("provider", json!("openclaw")),
-            ("model", json!("gateway-injected")),
-            ("stopReason", json!("injected")),
-            ("usage", zero),
-        ],
+        extra: &fields,
         route: None,
     };
     let added = transcript::add(cx.db, &key, &new, cx.call.now_ms)?;
-    let shown = row::wire_v4(&added.session, &row::Context::of(&cx.snapshot.config), cx.call.now_ms);
+    let shown = row::wire_v4(&added.session, &cx.snapshot.session_rows(), cx.call.now_ms);
     let message_id = added.message_id.clone();
     let injected = Fact::Injected {
         key_as_sent: params.session_key.0,

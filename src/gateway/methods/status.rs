@@ -24,7 +24,7 @@ fn status(cx: QueryCx<'_>, _params: Loose) -> Result<Value, RpcError> {
     let db = cx.store.get()?;
     let settings = &snapshot.config.settings;
     let is_admin = call.caller.is_admin();
-    let rows = row::Context::of(&snapshot.config);
+    let rows = snapshot.session_rows();
     let path = format!("{}/{}", snapshot.state_dir, crate::store::dir::DATABASE_FILE);
     let shown_path = if is_admin { path.as_str() } else { "" };
     let line = |session: &SessionRow| {

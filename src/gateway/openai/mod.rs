@@ -263,6 +263,7 @@ fn begin(gateway: &mut Gateway, now: Now, caller: &Caller, request: &HttpRequest
         command: None,
         channel: Some(crate::sessions::transcript::WEBCHAT.to_owned()),
         sender: None,
+        client: None,
         to: None,
         account_id: None,
         thread_id: None,

@@ -5,13 +5,15 @@ use serde_json::{Value, json};
 
 use super::steps;
 use crate::agent::cooldown::Cooldowns;
-use crate::agent::run::{Outcome, RunEnd};
+use crate::agent::run::{Load, Outcome, RunEnd};
 use crate::agent::stop::Why;
-use crate::agent::talk::{Failure, FailureKind, Usage};
+use crate::agent::talk::{Failure, FailureKind, Prices, Usage};
+use crate::agent::turn;
 use crate::intake::accept::run_key;
 use crate::intake::activity;
 use crate::protocol::error::RpcError;
 use crate::protocol::session_key::SessionKey;
+use crate::protocol::version::Protocol;
 use crate::sessions::transcript;
 use crate::store::StoreError;
 use crate::store::db::Db;
@@ -34,6 +36,9 @@ pub struct Verdict {
     /// What went wrong.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub error: Option<String>,
+    /// The same in the words of protocol 4, where they are others.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub error_v4: Option<String>,
     /// Why it was stopped.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub stop_reason: Option<String>,
@@ -48,7 +53,18 @@ impl Verdict {
             Outcome::Stopped { why, .. } => ("error", None, Some(why.as_str().to_owned())),
             Outcome::Failed(failure) => ("error", Some(failure.message.clone()), None),
         };
-        Verdict { status: status.to_owned(), started_at: end.began_ms, ended_at: end.ended_ms, error, stop_reason }
+        let error_v4 = match &end.outcome {
+            Outcome::Failed(failure) => Some(told_v4(failure)).filter(|told| *told != failure.message),
+            _ => None,
+        };
+        Verdict {
+            status: status.to_owned(),
+            started_at: end.began_ms,
+            ended_at: end.ended_ms,
+            error,
+            error_v4,
+            stop_reason,
+        }
     }
 
     /// Whether the run said what it had to say.
@@ -62,12 +78,19 @@ impl Verdict {
     }
 
     /// What went wrong, or why it was stopped, as one sentence.
-    pub fn summary(&self) -> String {
-        match (&self.error, &self.stop_reason) {
-            (Some(error), _) => error.clone(),
+    pub fn summary(&self, protocol: Protocol) -> String {
+        match (self.error(protocol), &self.stop_reason) {
+            (Some(error), _) => error.to_owned(),
             (None, Some(why)) => format!("the run was stopped ({why})"),
             (None, None) => "completed".to_owned(),
         }
+    }
+}
+
+impl Verdict {
+    /// What went wrong, as clients of `protocol` know it.
+    pub fn error(&self, protocol: Protocol) -> Option<&str> {
+        self.error_v4.as_deref().filter(|_| protocol == Protocol::V4).or(self.error.as_deref())
     }
 }
 
@@ -118,7 +141,7 @@ pub(super) fn close(
     };
     let after = match has_place {
         true => db.session_update::<StoreError>(session.as_str(), now_ms, |row| {
-            count(row, end);
+            count(row, run_id, end);
             Ok(())
         })?,
         false => None,
@@ -229,29 +252,78 @@ fn by_whom(end: &RunEnd, stop: &'static str, more: Vec<(&'static str, Value)>) -
     let last = end.attempts.last();
     let provider = last.map_or("openclaw", |attempt| attempt.provider.as_str());
     let model = last.map_or("none", |attempt| attempt.model.as_str());
-    let mut extra = vec![
+    let mut extra = Vec::new();
+    if let Some(load) = &end.load {
+        extra.push(("api", json!(load.api)));
+    }
+    extra.extend([
         ("provider", json!(provider)),
         ("model", json!(model)),
-        ("usage", usage(&end.usage)),
+        ("usage", turn::usage_of(&end.usage, &prices(end))),
         ("stopReason", json!(stop)),
-    ];
+    ]);
     extra.extend(more);
     extra
 }
 
-/// Tokens as transcripts and results show them.
-pub(super) fn usage(usage: &Usage) -> Value {
+/// What the run's first model takes for its tokens.
+pub(super) fn prices(end: &RunEnd) -> Prices {
+    end.load.as_ref().map(|load| load.prices).unwrap_or_default()
+}
+
+/// How full the context is, in the words of protocol 4.
+pub(super) fn budget(load: &Load, session_id: &str) -> Value {
+    let overflow = load.tokens.saturating_sub(load.room);
+    let reserved = load.window.saturating_sub(load.room);
     json!({
-        "input": usage.input,
-        "output": usage.output,
-        "cacheRead": usage.cache_read,
-        "cacheWrite": usage.cache_write,
-        "totalTokens": usage.total(),
+        "schemaVersion": 1,
+        "source": "pre-prompt-estimate",
+        "updatedAt": load.at_ms,
+        "provider": load.provider,
+        "model": load.model,
+        "route": if overflow == 0 { "fits" } else { "compact_only" },
+        "shouldCompact": overflow > 0,
+        "estimatedPromptTokens": load.tokens,
+        "contextTokenBudget": load.window,
+        "promptBudgetBeforeReserve": load.room,
+        "reserveTokens": reserved,
+        "effectiveReserveTokens": reserved,
+        "remainingPromptBudgetTokens": load.room.saturating_sub(load.tokens),
+        "overflowTokens": overflow,
+        "toolResultReducibleChars": load.reducible_chars,
+        "messageCount": load.n_items,
+        "unwindowedMessageCount": load.n_items,
+        "sessionId": session_id,
     })
 }
 
-/// Adds a run's tokens to its session and notes who answered.
-fn count(row: &mut SessionRow, end: &RunEnd) {
+/// Adds a run's tokens to its session and notes who answered and how it went.
+fn count(row: &mut SessionRow, run_id: &str, end: &RunEnd) {
+    let how = match &end.outcome {
+        Outcome::Replied(_) => "done",
+        Outcome::Failed(_) => "failed",
+        Outcome::Stopped { why: Why::Timeout, .. } => "timeout",
+        Outcome::Stopped { .. } => "killed",
+    };
+    let cost = row.entry.get("estimatedCostUsd").and_then(Value::as_f64).unwrap_or(0.0);
+    let facts = [
+        ("status", json!(how)),
+        ("startedAt", json!(end.began_ms)),
+        ("endedAt", json!(end.ended_ms)),
+        ("runtimeMs", json!((end.ended_ms - end.began_ms).max(0))),
+        ("lastRunId", json!(run_id)),
+        // Counted now, even where it is nothing.
+        ("totalTokensFresh", json!(true)),
+        ("estimatedCostUsd", turn::number(cost + prices(end).total(&end.usage))),
+    ];
+    row.entry.extend(facts.map(|(name, value)| (name.to_owned(), value)));
+    match &end.outcome {
+        Outcome::Failed(failure) => row.entry.insert("lastRunError".to_owned(), json!(told_v4(failure))),
+        _ => row.entry.remove("lastRunError"),
+    };
+    if let Some(load) = &end.load {
+        row.entry.insert("contextBudgetStatus".to_owned(), budget(load, &row.session_id));
+    }
     row.tokens.input += end.usage.input;
     row.tokens.output += end.usage.output;
     // What the gateway said itself filled no context.
@@ -259,13 +331,32 @@ fn count(row: &mut SessionRow, end: &RunEnd) {
         && reply.provider != transcript::BY_GATEWAY.0
     {
         // How full the context is, not what was spent.
-        row.tokens.total = reply.usage.total();
+        row.tokens.total = reply.usage.prompt();
         row.entry.insert("modelProvider".to_owned(), json!(reply.provider));
         row.entry.insert("model".to_owned(), json!(reply.model));
     }
     let was_stopped = matches!(&end.outcome, Outcome::Stopped { .. });
     row.entry.insert("abortedLastRun".to_owned(), json!(was_stopped));
     row.entry.insert("systemSent".to_owned(), json!(true));
+}
+
+/// Takes the model's name out of a failure where there was no other model it could be confused with: clients show the text
+/// beside the name.
+pub(super) fn name_nobody(end: &mut RunEnd) {
+    if let (Outcome::Failed(failure), [only]) = (&mut end.outcome, end.attempts.as_slice())
+        && let Some(rest) = failure.message.strip_prefix(&format!("{}/{}: ", only.provider, only.model))
+    {
+        failure.message = rest.to_owned();
+    }
+}
+
+/// A failure in the words of protocol 4, whose clients know this one by them.
+pub(super) fn told_v4(failure: &Failure) -> String {
+    let is_refused = failure.kind == FailureKind::Format && failure.status.is_some_and(|status| status < 500);
+    match is_refused {
+        true => "LLM request failed: provider rejected the request schema or tool payload.".to_owned(),
+        false => failure.message.clone(),
+    }
 }
 
 /// The end of a run that never came to itself.
@@ -283,6 +374,7 @@ pub(super) fn bare_end(outcome: Outcome, now_ms: i64) -> RunEnd {
         attempts: Vec::new(),
         tool_calls: 0,
         steps: 0,
+        load: None,
         began_ms: now_ms,
         ended_ms: now_ms,
         cooldowns: Cooldowns::default(),

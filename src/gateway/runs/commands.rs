@@ -251,7 +251,14 @@ fn add_answer(
 }
 
 fn verdict(now_ms: i64) -> Verdict {
-    Verdict { status: "ok".to_owned(), started_at: now_ms, ended_at: now_ms, error: None, stop_reason: None }
+    Verdict {
+        status: "ok".to_owned(),
+        started_at: now_ms,
+        ended_at: now_ms,
+        error: None,
+        error_v4: None,
+        stop_reason: None,
+    }
 }
 
 impl Scene {

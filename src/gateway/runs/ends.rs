@@ -10,7 +10,8 @@ use super::shown::{On, Shown, assistant};
 use super::{Again, Ending, Phase, WAITS_MAX, Wait};
 use crate::agent::run::{Outcome, RunEnd};
 use crate::agent::stop::Why;
-use crate::agent::talk::FailureKind;
+use crate::agent::talk::{AttemptOutcome, FailureKind, Usage};
+use crate::agent::turn;
 use crate::gateway::dispatch::BUSY_RETRY_MS;
 use crate::gateway::effect::{Done, Effect, Job, Origin, RunNo, Work};
 use crate::gateway::inbound::PastRun;
@@ -53,6 +54,7 @@ impl Gateway {
         if self.runs.cooldowns.merge(&std::mem::take(&mut end.cooldowns)) {
             self.save_cooldowns(now);
         }
+        close::name_nobody(&mut end);
         let Some(open) = self.runs.open.get_mut(&no) else { return };
         // What the gateway's own end stops has not ended: the next start takes it up.
         let is_end = !matches!(end.outcome, Outcome::Stopped { why: Why::Shutdown, .. });
@@ -116,17 +118,18 @@ impl Gateway {
                 Arc::new(failed_end(why, now.wall_ms))
             }
         };
-        self.runs.by_id.remove(&run_id);
+        self.runs.forget(&open.message);
         self.runs.scheduler.ended(&run_id);
         self.runs.is_stirred = true;
         if let Outcome::Failed(_) = &end.outcome {
             self.note_failure(&open.message, &end);
         }
+        let session_id = ending.shown.as_ref().and_then(|shown| shown.session_id.clone());
         match ending.shown {
             Some(mut shown) => self.show_end(now, &mut shown, &end),
             None => self.show_end_unbegun(&open.message, &open.key_as_sent, &end),
         }
-        self.tell_end(now, &open.message, &open.answers, &end);
+        self.tell_end(now, &open.message, session_id.as_deref(), &open.answers, &end);
         let lost: Vec<RunNo> = self
             .runs
             .open
@@ -140,11 +143,11 @@ impl Gateway {
         }
         for merged in open.merged {
             let Some(merged) = self.runs.open.remove(&merged) else { continue };
-            self.runs.by_id.remove(&merged.message.run_id);
+            self.runs.forget(&merged.message);
             // Its answer went out under the newest one's name.
             let silent = json!({ "state": "final" });
             self.chat_event(&merged.message.run_id, &merged.message.session, &merged.key_as_sent, 1, silent);
-            self.tell_end(now, &merged.message, &merged.answers, &end);
+            self.tell_end(now, &merged.message, session_id.as_deref(), &merged.answers, &end);
         }
     }
 
@@ -184,15 +187,33 @@ impl Gateway {
         match &end.outcome {
             Outcome::Replied(reply) => {
                 self.show_all_words(shown, now);
-                let finishing = json!({ "phase": "finishing", "stopReason": reply.stop.as_str(), "endedAt": at });
+                let how = json!({ "stopReason": reply.stop.as_str(), "aborted": false, "livenessState": "working" });
+                let mut finishing = json!({ "phase": "finishing", "endedAt": at });
+                row::set_all(&mut finishing, how.clone());
                 self.agent_event(shown, On::V4, "lifecycle", &finishing, at);
                 self.agent_event(shown, On::V4, "lifecycle", &none, at);
-                self.agent_event(shown, On::Both, "lifecycle", &json!({ "phase": "end", "endedAt": end.ended_ms }), at);
+                let words = if reply.is_silent { "" } else { reply.text.as_str() };
+                let mut done = times(json!({ "phase": "end", "executionSettled": true }));
+                done["terminalReply"] = match words {
+                    "" => json!({ "disposition": "silent" }),
+                    words => json!({ "disposition": "visible", "text": words }),
+                };
+                row::set_all(&mut done, how);
+                self.agent_event_for(
+                    shown,
+                    Protocol::V3,
+                    "lifecycle",
+                    &json!({ "phase": "end", "endedAt": end.ended_ms }),
+                    at,
+                );
+                self.agent_event_for(shown, Protocol::V4, "lifecycle", &done, at);
                 let mut state = json!({ "state": "final" });
                 if !reply.is_silent && !reply.text.is_empty() {
                     state["message"] = assistant(&reply.text, at);
                 }
-                self.chat_to_both(shown, &state);
+                self.run_chat_event(shown, Protocol::V3, &state);
+                state["stopReason"] = json!(reply.stop.as_str());
+                self.run_chat_event(shown, Protocol::V4, &state);
             }
             Outcome::Stopped { why, partial } => {
                 let data = times(json!({
@@ -207,10 +228,15 @@ impl Gateway {
             }
             Outcome::Failed(failure) => {
                 self.agent_event(shown, On::V4, "lifecycle", &none, at);
-                let data = times(json!({ "phase": "error", "error": failure.message, "executionSettled": true }));
-                self.agent_event(shown, On::Both, "lifecycle", &data, at);
+                let data = json!({ "phase": "error", "error": failure.message, "endedAt": end.ended_ms });
+                self.agent_event_for(shown, Protocol::V3, "lifecycle", &data, at);
+                let data = times(json!({
+                    "phase": "error", "error": close::told_v4(failure), "aborted": false, "executionSettled": true,
+                }));
+                self.agent_event_for(shown, Protocol::V4, "lifecycle", &data, at);
                 let mut state = json!({ "state": "error", "errorMessage": failure.message });
                 self.run_chat_event(shown, Protocol::V3, &state);
+                state["errorMessage"] = json!(close::told_v4(failure));
                 if let Some(kind) = error_kind(failure.kind) {
                     state["errorKind"] = json!(kind);
                 }
@@ -229,14 +255,21 @@ impl Gateway {
     }
 
     /// Answers who waits for a run, and remembers how it ended.
-    pub(super) fn tell_end(&mut self, now: Now, message: &Message, answers: &[(ConnId, String)], end: &RunEnd) {
+    fn tell_end(
+        &mut self,
+        now: Now,
+        message: &Message,
+        session_id: Option<&str>,
+        answers: &[(ConnId, String)],
+        end: &RunEnd,
+    ) {
         let verdict = Verdict::of(end);
         for (conn, id) in answers {
             if self.is_openai(*conn) {
                 self.openai_ended(*conn, end);
                 continue;
             }
-            self.answer_run(*conn, id, &message.run_id, end, &verdict);
+            self.answer_run(*conn, id, &message.run_id, session_id, end, &verdict);
         }
         self.tell_waits(&message.run_id, &verdict);
         let expires_ms = now.wall_ms + IDEMPOTENCY_TTL_MS;
@@ -248,28 +281,42 @@ impl Gateway {
         let (ended, waiting) = std::mem::take(&mut self.runs.waits).into_iter().partition(|w| w.run_id == run_id);
         self.runs.waits = waiting;
         for wait in ended {
-            let answer = Json::of(&wait_answer(run_id, verdict));
+            let answer = Json::of(&wait_answer(run_id, verdict, self.protocol_of(wait.conn)));
             self.answer_request(wait.conn, &wait.id, answer);
         }
     }
 
     /// The second answer of `agent`.
-    pub(super) fn answer_run(&mut self, conn: ConnId, id: &str, run_id: &str, end: &RunEnd, verdict: &Verdict) {
+    fn answer_run(
+        &mut self,
+        conn: ConnId,
+        id: &str,
+        run_id: &str,
+        session_id: Option<&str>,
+        end: &RunEnd,
+        verdict: &Verdict,
+    ) {
+        let protocol = self.protocol_of(conn);
         if verdict.is_ok() {
-            let answer = Json::of(&result(run_id, end));
+            let answer = Json::of(&result(run_id, session_id, end, protocol));
             return self.answer_request(conn, id, answer);
         }
-        let summary = verdict.summary();
+        let summary = verdict.summary(protocol);
         let payload = json!({ "runId": run_id, "status": "error", "summary": summary });
         let Ok(payload) = Json::of(&payload) else { return };
         let error = RpcError::new(ErrorCode::Unavailable, summary);
-        match self.clients.ready(conn).map(|ready| ready.caller.protocol) {
-            Some(protocol) => {
+        match self.clients.ready(conn).is_some() {
+            true => {
                 let frame = response_error(id, &error, Some(&payload), protocol);
                 self.effects.push_back(Effect::Send(conn, frame));
             }
-            None => self.answer_request(conn, id, Err(error)),
+            false => self.answer_request(conn, id, Err(error)),
         }
+    }
+
+    /// What a connection speaks; one that is no client's (a route's) the newer one.
+    fn protocol_of(&self, conn: ConnId) -> Protocol {
+        self.clients.ready(conn).map_or(Protocol::V4, |ready| ready.caller.protocol)
     }
 
     /// Adds a call that waits for a run's end.
@@ -308,43 +355,102 @@ impl Gateway {
 }
 
 /// How `agent.wait` answers.
-pub(in crate::gateway) fn wait_answer(run_id: &str, verdict: &Verdict) -> Value {
+pub(in crate::gateway) fn wait_answer(run_id: &str, verdict: &Verdict, protocol: Protocol) -> Value {
     let mut answer = json!({ "runId": run_id });
-    if let Ok(verdict) = serde_json::to_value(verdict) {
-        row::set_all(&mut answer, verdict);
+    let told = Verdict { error: verdict.error(protocol).map(str::to_owned), error_v4: None, ..verdict.clone() };
+    if let Ok(told) = serde_json::to_value(told) {
+        row::set_all(&mut answer, told);
     }
     answer
 }
 
 /// How `agent` answers a call that comes again after the run has ended. What was said is in the transcript.
-pub(in crate::gateway) fn past_answer(run_id: &str, verdict: &Verdict) -> Value {
-    json!({ "runId": run_id, "status": verdict.status, "summary": verdict.summary() })
+pub(in crate::gateway) fn past_answer(run_id: &str, verdict: &Verdict, protocol: Protocol) -> Value {
+    json!({ "runId": run_id, "status": verdict.status, "summary": verdict.summary(protocol) })
 }
 
 /// The result of a run that replied, as `agent` gives it.
-fn result(run_id: &str, end: &RunEnd) -> Value {
+fn result(run_id: &str, session_id: Option<&str>, end: &RunEnd, protocol: Protocol) -> Value {
     let Outcome::Replied(reply) = &end.outcome else { return json!({ "runId": run_id, "status": "ok" }) };
     let payloads = match reply.is_silent || reply.text.is_empty() {
         true => json!([]),
         false => json!([{ "text": reply.text, "mediaUrl": null }]),
     };
+    let mut about = json!({
+        "sessionId": session_id,
+        "provider": reply.provider,
+        "model": reply.model,
+        "usage": tokens(&end.usage, end, protocol),
+        "lastCallUsage": tokens(&reply.usage, end, protocol),
+        "promptTokens": reply.usage.prompt(),
+    });
+    let mut meta = json!({
+        "durationMs": end.ended_ms - end.began_ms,
+        "aborted": false,
+        "stopReason": reply.stop.as_str(),
+    });
+    if protocol == Protocol::V4 {
+        about["assistantTurns"] = json!(end.steps);
+        about["costUsd"] = turn::number(close::prices(end).total(&end.usage));
+        if let Some(load) = &end.load {
+            about["contextTokens"] = json!(load.window);
+            about["contextTokensSource"] = json!("resolved");
+            about["contextBudgetStatus"] = close::budget(load, session_id.unwrap_or_default());
+        }
+        meta["finalAssistantVisibleText"] = json!(reply.text);
+        meta["completion"] = json!({ "stopReason": reply.stop.as_str(), "finishReason": reply.stop.as_str() });
+        meta["executionTrace"] = trace(end, &reply.provider, &reply.model);
+    }
+    meta["agentMeta"] = about;
     json!({
         "runId": run_id,
         "status": "ok",
         "summary": "completed",
-        "result": {
-            "payloads": payloads,
-            "meta": {
-                "durationMs": end.ended_ms - end.began_ms,
-                "agentMeta": {
-                    "provider": reply.provider,
-                    "model": reply.model,
-                    "usage": close::usage(&end.usage),
-                },
-                "aborted": false,
-                "stopReason": reply.stop.as_str(),
-            },
-        },
+        "result": { "payloads": payloads, "meta": meta },
+    })
+}
+
+/// Tokens as results show them.
+fn tokens(usage: &Usage, end: &RunEnd, protocol: Protocol) -> Value {
+    let mut tokens = json!({
+        "input": usage.input,
+        "output": usage.output,
+        "cacheRead": usage.cache_read,
+        "cacheWrite": usage.cache_write,
+        "total": usage.total(),
+    });
+    if protocol == Protocol::V4 {
+        tokens["cost"] = json!({ "total": turn::number(close::prices(end).total(usage)) });
+    }
+    tokens
+}
+
+/// Who was asked, in order, and what came of it.
+fn trace(end: &RunEnd, provider: &str, model: &str) -> Value {
+    let attempts: Vec<Value> = end
+        .attempts
+        .iter()
+        .map(|attempt| {
+            let mut told = json!({ "provider": attempt.provider, "model": attempt.model, "stage": "assistant" });
+            let (result, reason) = match &attempt.outcome {
+                AttemptOutcome::Ok => ("success", None),
+                AttemptOutcome::Skipped(why) => ("skipped", Some(*why)),
+                AttemptOutcome::Error(failure) => ("error", Some(failure.kind.as_str())),
+            };
+            told["result"] = json!(result);
+            if let Some(reason) = reason {
+                told["reason"] = json!(reason);
+            }
+            told
+        })
+        .collect();
+    let first = end.load.as_ref().map(|load| (load.provider.as_str(), load.model.as_str()));
+    json!({
+        "winnerProvider": provider,
+        "winnerModel": model,
+        "attempts": attempts,
+        "fallbackUsed": first.is_some_and(|first| first != (provider, model)),
+        "runner": "embedded",
     })
 }
 

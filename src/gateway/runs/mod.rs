@@ -27,6 +27,7 @@ use serde_json::json;
 
 use self::shown::{On, Shown};
 use super::effect::{Done, Origin, RUN_THREADS_MAX, RunNo, Steered};
+use super::stability::{Details, Kind};
 use super::{Fact, Gateway};
 use crate::agent::cooldown::Cooldowns;
 use crate::agent::models::LazyModels;
@@ -41,7 +42,7 @@ use crate::protocol::error::RpcError;
 use crate::protocol::frame::Json;
 use crate::protocol::session_key::SessionKey;
 use crate::runtime::clock::Now;
-use crate::sessions::row;
+use crate::sessions::row::{self, OpenRuns};
 use crate::sessions::scheduler::{Item, Limits, Merge, RunLane, Scheduler, summary_line};
 
 pub(super) use ends::{past_answer, wait_answer};
@@ -188,6 +189,8 @@ pub struct Runs {
     models: Arc<LazyModels>,
     /// The scheduler's times count from here, on a clock that never jumps.
     epoch: Instant,
+    /// What of them clients are shown beside sessions.
+    listed: Arc<OpenRuns>,
     cooldowns: Cooldowns,
     /// Turns may have come that nobody looked at.
     is_stirred: bool,
@@ -218,6 +221,7 @@ impl Runs {
             next_no: 1,
             waits: Vec::new(),
             compactions: BTreeMap::new(),
+            listed: Arc::default(),
             models: models(config, inputs),
             epoch: now.mono,
             cooldowns,
@@ -255,6 +259,7 @@ impl Runs {
         let no = RunNo(self.next_no);
         self.next_no += 1;
         self.by_id.insert(message.run_id.clone(), no);
+        Arc::make_mut(&mut self.listed).add(message.session.as_str(), &message.run_id);
         let open = Open {
             message,
             inbox_id,
@@ -269,6 +274,32 @@ impl Runs {
         };
         self.open.insert(no, open);
         no
+    }
+
+    /// A run has ended and is not known any more.
+    fn forget(&mut self, message: &Message) {
+        self.by_id.remove(&message.run_id);
+        Arc::make_mut(&mut self.listed).remove(message.session.as_str(), &message.run_id);
+    }
+
+    /// A run's end is on disk: it, and what was answered with it, are shown beside their session no more.
+    fn unlist(&mut self, no: RunNo) {
+        let Some(open) = self.open.get(&no) else { return };
+        let merged = open.merged.iter().filter_map(|no| self.open.get(no));
+        let listed = Arc::make_mut(&mut self.listed);
+        for open in merged.chain([open]) {
+            listed.remove(open.message.session.as_str(), &open.message.run_id);
+        }
+    }
+
+    /// The runs that have not ended, as they are now.
+    pub(super) fn listed(&self) -> Arc<OpenRuns> {
+        Arc::clone(&self.listed)
+    }
+
+    /// The same, for a look.
+    pub(super) fn list(&self) -> &OpenRuns {
+        &self.listed
     }
 
     /// Whether a run is on its way.
@@ -319,6 +350,7 @@ impl Runs {
     pub(super) fn check_invariants(&self) {
         self.scheduler.check_invariants();
         assert_eq!(self.open.len(), self.by_id.len(), "every open run is found by its id");
+        assert_eq!(self.open.len(), self.listed.n_runs(), "and is shown beside its session");
         assert!(self.waits.len() <= WAITS_MAX, "who waits is bounded");
         for (no, open) in &self.open {
             if let Phase::Merged(into) = open.phase {
@@ -401,7 +433,13 @@ impl Gateway {
     /// A step of a run is done: its turn is written, its thread has ended, its end is written.
     pub(super) fn run_step(&mut self, now: Now, origin: &Origin, no: RunNo, outcome: Result<Done, RpcError>) {
         let facts = match outcome {
-            Ok(done) => done.facts,
+            Ok(done) => {
+                if let Origin::RunEnd(_) = origin {
+                    // What is told of the session at its end is told without it.
+                    self.runs.unlist(no);
+                }
+                done.facts
+            }
             Err(error) => {
                 return match origin {
                     Origin::RunBegin(_) => self.turn_began(now, no, Err(error)),
@@ -445,6 +483,13 @@ impl Gateway {
             RunEvent::Phase(phase) => self.show_phase(shown, phase, at),
             RunEvent::Model { provider, model } => {
                 let data = json!({ "phase": "model", "provider": provider, "model": model });
+                let asked = Details {
+                    phase: Some("model_call_started"),
+                    provider: Some(provider.clone()),
+                    model: Some(model.clone()),
+                    ..Details::default()
+                };
+                self.note(Kind::RunPhase, asked);
                 shown.model = Some((provider, model));
                 self.agent_event(shown, On::V4, "lifecycle", &data, at);
             }

@@ -114,18 +114,29 @@ impl Gateway {
     /// Sends an `agent` event of a run.
     pub(super) fn agent_event(&mut self, shown: &mut Shown, on: On, stream: &str, data: &Value, now_ms: i64) {
         for protocol in PROTOCOLS {
-            if on == On::V4 && protocol == Protocol::V3 {
-                continue;
+            if on == On::Both || protocol == Protocol::V4 {
+                self.agent_event_for(shown, protocol, stream, data, now_ms);
             }
-            *shown.seq(protocol) += 1;
-            let to = For::SessionRunsOn(&shown.session, protocol);
-            if !self.is_heard(&broadcast::AGENT, to) {
-                continue;
-            }
-            let payload = agent_payload(shown, protocol, stream, data, now_ms);
-            if let Ok(payload) = Json::of(&payload) {
-                self.broadcast(&broadcast::AGENT, to, &payload);
-            }
+        }
+    }
+
+    /// The same to clients of one protocol, where each is told something else.
+    pub(super) fn agent_event_for(
+        &mut self,
+        shown: &mut Shown,
+        protocol: Protocol,
+        stream: &str,
+        data: &Value,
+        now_ms: i64,
+    ) {
+        *shown.seq(protocol) += 1;
+        let to = For::SessionRunsOn(&shown.session, protocol);
+        if !self.is_heard(&broadcast::AGENT, to) {
+            return;
+        }
+        let payload = agent_payload(shown, protocol, stream, data, now_ms);
+        if let Ok(payload) = Json::of(&payload) {
+            self.broadcast(&broadcast::AGENT, to, &payload);
         }
     }
 

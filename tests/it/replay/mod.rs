@@ -15,6 +15,7 @@
 
 mod explained;
 mod judge;
+mod model;
 mod normal;
 mod recording;
 mod report;
@@ -38,7 +39,8 @@ use self::runner::{Part, Patience, Response, Runner, Target};
 use crate::harness::{Proto, Server};
 
 /// Families that must hold their floor in every run of the tests.
-const HELD: [&str; 7] = ["connect", "device", "config", "system", "scopes", "agents", "models-tools"];
+const HELD: [&str; 10] =
+    ["connect", "device", "config", "system", "scopes", "agents", "models-tools", "chat", "agent", "sessions"];
 
 /// Our own gateway answers at once or not at all.
 const OUR_PATIENCE: Patience =
@@ -104,7 +106,8 @@ fn play_against_ours(proto: Proto) {
     let folder = workspace.path().join("workspace");
     std::fs::create_dir(&folder).expect("a temporary directory can be filled");
     let folder = folder.to_string_lossy().into_owned();
-    let server = Server::with().config(&recorded_configuration(proto, &folder)).start();
+    let model = model::start();
+    let server = Server::with().config(&recorded_configuration(proto, &folder, &model.url())).start();
     let hidden = [server.state_dir().to_string_lossy().into_owned()];
     let target = Target { address: server.address(), token: Server::TOKEN.to_owned(), proto, patience: OUR_PATIENCE };
     let wanted = families().unwrap_or_else(|| Families::Named(HELD.map(str::to_owned).to_vec()));
@@ -133,16 +136,15 @@ fn play_against_ours(proto: Proto) {
 }
 
 /// The configuration with which the released gateways were recorded, but for the port and token that the harness sets.
-fn recorded_configuration(proto: Proto, workspace: &str) -> serde_json::Value {
+fn recorded_configuration(proto: Proto, workspace: &str, model: &str) -> serde_json::Value {
     let mut config = json!({
         "gateway": { "mode": "local", "bind": "loopback" },
         "update": { "checkOnStart": false },
         "agents": { "defaults": {
             "workspace": workspace, "model": { "primary": "stub/test-model" }, "skipBootstrap": true,
         } },
-        // Nothing listens there: no family that needs a model's answer is held yet.
         "models": { "mode": "merge", "providers": { "stub": {
-            "baseUrl": "http://127.0.0.1:9/v1", "apiKey": "stub-key", "api": "openai-completions",
+            "baseUrl": format!("{model}/v1"), "apiKey": model::KEY, "api": "openai-completions",
             "models": [{
                 "id": "test-model", "name": "Test Model", "reasoning": false, "input": ["text"],
                 "cost": { "input": 0, "output": 0, "cacheRead": 0, "cacheWrite": 0 },

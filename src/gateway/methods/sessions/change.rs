@@ -113,7 +113,7 @@ pub(super) fn patch(cx: StoreCx<'_>, params: Keyed<PatchParams>) -> Result<(Valu
     refuse_web_chat(&cx, "patch")?;
     let PatchParams { target, changes } = params.0;
     let patched = change_one(&cx, &target, &changes)?;
-    let context = row::Context::of(&cx.snapshot.config);
+    let context = cx.snapshot.session_rows();
     let entry = row::entry(&patched.session);
     let model = context.model_of(&patched.session);
     let mut resolved = json!({ "modelProvider": model.provider, "model": model.model });
@@ -165,7 +165,7 @@ fn change_one(cx: &StoreCx<'_>, target: &Target, changes: &[Change]) -> Result<C
     let changes = if matches_seen(&target.marked_unread_at, marked) { changes } else { &[] };
     let is_new = known.is_none();
     let mut session = known.unwrap_or_else(|| transcript::fresh(&key, now_ms));
-    let context = row::Context::of(&cx.snapshot.config);
+    let context = cx.snapshot.session_rows();
     let ground = rules::Ground { protocol: cx.call.protocol(), context: &context, now_ms };
     rules::apply(&ground, &mut session, changes)?;
     session.updated_ms = session.updated_ms.max(now_ms);
@@ -214,7 +214,7 @@ pub(super) fn touched(
     reason: &'static str,
     is_new: bool,
 ) -> Result<Fact, StoreError> {
-    let mut row = row::wire_v4(session, &row::Context::of(&cx.snapshot.config), cx.call.now_ms);
+    let mut row = row::wire_v4(session, &cx.snapshot.session_rows(), cx.call.now_ms);
     row["derivedTitle"] = json!(list::title(cx.db, session)?);
     Ok(Fact::Session { key: key.clone(), reason, row, updated_at: session.updated_ms, is_new })
 }
@@ -334,8 +334,8 @@ pub(super) fn reset(cx: StoreCx<'_>, params: Keyed<ResetParams>) -> Result<(Valu
         Some(done) => done.session,
         None => transcript::fresh(&key, now_ms),
     };
-    for gone in ["lastActivityAt", "lastInteractionAt", "lastReadAt", "markedUnreadAt"] {
-        session.entry.remove(gone);
+    for gone in ["lastActivityAt", "lastInteractionAt", "lastReadAt", "markedUnreadAt"].iter().chain(&row::OF_RUNS) {
+        session.entry.remove(*gone);
     }
     let begin = json!({
         "lifecycleRevision": random::uuid(),
@@ -350,7 +350,7 @@ pub(super) fn reset(cx: StoreCx<'_>, params: Keyed<ResetParams>) -> Result<(Valu
     session.entry.extend(begin.as_object().cloned().unwrap_or_default());
     cx.db.session_put(&session)?;
     audit(&cx, &key, Some(json!({ "reason": reason })))?;
-    let model = row::Context::of(&cx.snapshot.config).model_of(&session);
+    let model = cx.snapshot.session_rows().model_of(&session);
     let resolved = json!({ "modelProvider": model.provider, "model": model.model });
     let mut entry = row::entry(&session);
     row::set_all(&mut entry, resolved.clone());

@@ -164,7 +164,7 @@ fn place_key(cx: &StoreCx<'_>, place: &Place) -> Result<SessionKey, RpcError> {
 fn make(cx: &StoreCx<'_>, key: &SessionKey, place: &Place, first: &[Change]) -> Result<SessionRow, StoreError> {
     let now_ms = cx.call.now_ms;
     let mut session = transcript::fresh(key, now_ms);
-    let context = row::Context::of(&cx.snapshot.config);
+    let context = cx.snapshot.session_rows();
     let ground = rules::Ground { protocol: cx.call.protocol(), context: &context, now_ms };
     session.entry.insert("modelOverrideSource".to_owned(), json!("default"));
     rules::apply(&ground, &mut session, first)?;
@@ -188,7 +188,7 @@ fn make(cx: &StoreCx<'_>, key: &SessionKey, place: &Place, first: &[Change]) -> 
 }
 
 fn answer(cx: &StoreCx<'_>, session: &SessionRow) -> Value {
-    let model = row::Context::of(&cx.snapshot.config).model_of(session);
+    let model = cx.snapshot.session_rows().model_of(session);
     json!({
         "ok": true,
         "key": session.key,

@@ -192,7 +192,7 @@ pub(super) fn list(cx: QueryCx<'_>, params: ListParams) -> Result<Value, RpcErro
 /// The list itself, which a subscription may ask for as well.
 pub(super) fn listed(db: &Queries, snapshot: &Snapshot, call: &Call, params: &ListParams) -> Result<Value, RpcError> {
     let protocol = call.protocol();
-    let context = row::Context::of(&snapshot.config);
+    let context = snapshot.session_rows();
     let unlimited = if protocol == Protocol::V3 { LIST_ROWS_V3 } else { LIST_ROWS_V4 };
     let limit = params.limit.map_or(unlimited, |limit| (limit.0 as usize).min(SESSION_LIST_ROWS_MAX));
     let offset = params.offset.map_or(0, |offset| offset.0 as usize);
@@ -447,7 +447,7 @@ pub(super) fn describe(cx: QueryCx<'_>, params: Keyed<DescribeParams>) -> Result
     let key = whole_key(&params.key, params.agent_id.as_ref(), &cx.snapshot.keys)?;
     let db = cx.store.get()?;
     let Some(session) = db.session(key.as_str())? else { return Ok(json!({ "session": null })) };
-    let mut row = row::wire_v4(&session, &row::Context::of(&cx.snapshot.config), cx.call.now_ms);
+    let mut row = row::wire_v4(&session, &cx.snapshot.session_rows(), cx.call.now_ms);
     adorn(db, &session, &mut row, params.include_derived_titles, params.include_last_message)?;
     Ok(json!({ "session": row }))
 }
@@ -465,8 +465,14 @@ pub(super) fn get(cx: QueryCx<'_>, params: Loose) -> Result<Value, RpcError> {
     let db = cx.store.get()?;
     let messages = match db.session(key.as_str())? {
         Some(session) => {
-            let ask =
-                history::Ask { rows: limit, bytes: None, chars: None, skip_newest: 0, protocol: cx.call.protocol() };
+            let ask = history::Ask {
+                rows: limit,
+                bytes: None,
+                chars: None,
+                skip_newest: 0,
+                after: None,
+                protocol: cx.call.protocol(),
+            };
             history::read(db, &session.session_id, &ask)?.messages
         }
         None => Vec::new(),

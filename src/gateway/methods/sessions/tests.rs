@@ -57,6 +57,7 @@ impl World {
             heartbeat: HeartbeatRule { enabled: false, every: String::new(), every_ms: 0 },
             system_events: Vec::new(),
             active: Default::default(),
+            runs: Arc::default(),
             reload_in_ms: None,
             load_inputs: Arc::new(inputs),
         };
