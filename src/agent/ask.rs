@@ -135,7 +135,8 @@ impl Round<'_, '_> {
         if chain.is_empty() {
             return Err(trouble::failure(
                 FailureKind::NoModel,
-                "no model is configured, and no provider has an API key",
+                "no model is configured, and no provider has an API key: set agents.defaults.model.primary, or a \
+                 provider's key in the gateway's environment",
             ));
         }
         let mut resting: Vec<Resting<'_>> = Vec::new();

@@ -199,7 +199,9 @@ fn parts_tokens(parts: &[Part]) -> u64 {
 /// What a person said, with who said it and when in front.
 fn user_parts(row: &MessageRow, message: &Value, zone: Option<&TimeZone>) -> Vec<Part> {
     let mut parts = parts(message);
-    let sender = message.pointer("/__openclaw/sender").and_then(sender_name);
+    // What came through a client of this gateway is the operator's own; its sender is the id of a device.
+    let is_operator = message.pointer("/__openclaw/transport").is_some();
+    let sender = message.pointer("/__openclaw/sender").filter(|_| !is_operator).and_then(sender_name);
     let when = zone.and_then(|zone| stamp(row.at_ms, zone));
     let about: Vec<String> = sender.into_iter().chain(when).collect();
     if about.is_empty() {
@@ -505,16 +507,30 @@ mod tests {
     fn says_who_spoke_and_when() {
         let (_dir, mut database) = scratch();
         let sender = json!({ "metadata": { "sender": { "name": "Ann] \n[Bob" } } });
+        let operator = json!({ "metadata": { "sender": "7f3a", "transport": { "clients": [] } } });
         let dated = "[Cron Sun 2026-09-06 12:00 UTC] wake";
         let session_id = write(
             &mut database,
-            &[("user", text("hi"), sender), ("user", text(dated), json!({})), ("user", json!([]), json!({}))],
+            &[
+                ("user", text("hi"), sender),
+                ("user", text("ho"), operator),
+                ("user", text(dated), json!({})),
+                ("user", json!([]), json!({})),
+            ],
         );
         let zone = TimeZone::UTC;
         let reading = Reading { zone: Some(&zone), ..reading(&session_id) };
         let read = read(&database, &reading).unwrap().messages();
         let read: Vec<String> = read.iter().map(words).collect();
-        assert_eq!(read, ["[Ann Bob, Sun 2026-09-06 12:34 UTC] hi", dated, "[Sun 2026-09-06 12:34 UTC]"]);
+        assert_eq!(
+            read,
+            [
+                "[Ann Bob, Sun 2026-09-06 12:34 UTC] hi",
+                "[Sun 2026-09-06 12:34 UTC] ho",
+                dated,
+                "[Sun 2026-09-06 12:34 UTC]"
+            ]
+        );
     }
 
     #[test]

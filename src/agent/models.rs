@@ -246,6 +246,11 @@ impl LazyModels {
         LazyModels { config, environment, made: OnceLock::new() }
     }
 
+    /// The models, when they are made; waits for nothing.
+    pub fn made(&self) -> Option<Arc<Models>> {
+        self.made.get().cloned()
+    }
+
     /// The models; the first to ask makes them, and others wait for that. Never called on the loop.
     pub fn get(&self) -> Arc<Models> {
         let make = || {

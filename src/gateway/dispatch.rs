@@ -151,6 +151,9 @@ impl Gateway {
         if let (Lane::Defend, Origin::Message(ticket)) = (lane, &origin) {
             return self.message_unjudged(now, *ticket);
         }
+        if let Origin::RunBegin(no) | Origin::RunEnd(no) = origin {
+            return self.write_put_off(now, no);
+        }
         self.report(now, Report { origin, outcome: Err(error) });
     }
 

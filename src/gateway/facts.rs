@@ -59,6 +59,8 @@ pub enum Fact {
         /// Its id.
         message_id: String,
     },
+    /// The models that an inbound message's commands look at are known.
+    ModelsMade,
     /// An inbound message was judged.
     Judged(Box<crate::defender::decision::Decision>),
     /// An inbound message is on disk, or had been there before.
@@ -168,7 +170,7 @@ impl Gateway {
                 self.chat_injected(&key_as_sent, &key, &message, &message_id);
             }
             // These belong to a message on its way, which takes them before they get here (`inbound`).
-            Fact::Judged(_) | Fact::Accepted(_) | Fact::CarriedOut(_) => {
+            Fact::ModelsMade | Fact::Judged(_) | Fact::Accepted(_) | Fact::CarriedOut(_) => {
                 debug_assert!(false, "a message's fact without its message")
             }
             // And these to a run, which takes them in `dispatch`.

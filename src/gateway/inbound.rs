@@ -213,11 +213,7 @@ impl Gateway {
         let request = Arc::new(message.to_judge(preceding));
         let ticket = self.inbound.next_ticket;
         self.inbound.next_ticket += 1;
-        let rules = Arc::clone(&self.rules);
-        let judged = Arc::clone(&request);
-        let limit = self.config.settings.runtime.eval_timeout;
-        // What asks for models reads files and may run programs: not on the thread that writes.
-        let models = orders.as_ref().map(|_| self.models_for_commands());
+        let models = orders.as_ref().and_then(|_| self.models_to_make());
         let way = OnItsWay {
             message: Arc::new(message),
             orders: orders.map(Arc::from),
@@ -227,15 +223,28 @@ impl Gateway {
             begins: None,
         };
         self.inbound.on_their_way.insert(ticket, way);
-        let work = Work::Defend(Box::new(move |started| {
-            let decision = rules.evaluate(&judged, || started.elapsed() > limit);
-            if let Some(models) = models {
-                models.get();
-            }
-            Done { answer: None, facts: vec![Fact::Judged(Box::new(decision))] }
+        let Some(models) = models else {
+            self.judge_message(ticket);
+            return Ok(());
+        };
+        // What asks for models reads files and may run programs: neither judging nor writing waits for that.
+        let work = Work::Query(Box::new(move |_| {
+            models.get();
+            Ok(Done { answer: None, facts: vec![Fact::ModelsMade] })
         }));
         self.effects.push_back(Effect::Start(Job { origin: Origin::Message(ticket), work }));
         Ok(())
+    }
+
+    fn judge_message(&mut self, ticket: u64) {
+        let Some(way) = self.inbound.on_their_way.get(&ticket) else { return };
+        let (rules, judged) = (Arc::clone(&self.rules), Arc::clone(&way.request));
+        let limit = self.config.settings.runtime.eval_timeout;
+        let work = Work::Defend(Box::new(move |started| {
+            let decision = rules.evaluate(&judged, || started.elapsed() > limit);
+            Done { answer: None, facts: vec![Fact::Judged(Box::new(decision))] }
+        }));
+        self.effects.push_back(Effect::Start(Job { origin: Origin::Message(ticket), work }));
     }
 
     /// The defender had no room: the message goes on, marked for review, never allowed in silence.
@@ -250,6 +259,7 @@ impl Gateway {
             Ok(done) => {
                 for fact in done.facts {
                     match fact {
+                        Fact::ModelsMade => self.judge_message(ticket),
                         Fact::Judged(decision) => self.message_judged(now, ticket, *decision),
                         Fact::Accepted(accepted) => self.message_accepted(now, ticket, *accepted),
                         Fact::CarriedOut(done) => self.message_carried_out(now, ticket, *done),

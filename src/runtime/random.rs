@@ -36,6 +36,29 @@ pub fn hex(bytes: &[u8]) -> String {
     })
 }
 
+/// Chance that a seed repeats, for simulations: xorshift64.
+#[cfg(test)]
+pub(crate) struct Dice(u64);
+
+#[cfg(test)]
+impl Dice {
+    pub(crate) fn new(seed: u64) -> Dice {
+        Dice(seed | 1)
+    }
+
+    /// From 0 to `below`, which it never is.
+    pub(crate) fn roll(&mut self, below: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % below as u64) as usize
+    }
+
+    pub(crate) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.roll(from.len())]
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

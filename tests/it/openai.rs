@@ -409,6 +409,19 @@ fn a_header_decides_which_agent_is_asked_and_in_which_session() {
     assert_eq!(keys, ["agent:helper:desk"]);
 }
 
+/// Asks, and leaves the answer to be read.
+fn ask(server: &Server, body: &Value) -> TcpStream {
+    let body = body.to_string();
+    let mut stream = http::connect(server.address());
+    let request = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: {}\r\nContent-Length: {}\r\n\r\n{body}",
+        bearer(),
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).unwrap();
+    stream
+}
+
 #[test]
 fn who_leaves_stops_the_run_and_frees_the_session() {
     let provider = Provider::start();
@@ -418,14 +431,7 @@ fn who_leaves_stops_the_run_and_frees_the_session() {
     let mut body = asking("hi");
     body["user"] = json!("ann");
     body["stream"] = json!(true);
-    let body = body.to_string();
-    let mut stream = http::connect(server.address());
-    let request = format!(
-        "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: {}\r\nContent-Length: {}\r\n\r\n{body}",
-        bearer(),
-        body.len()
-    );
-    stream.write_all(request.as_bytes()).unwrap();
+    let stream = ask(&server, &body);
     provider.wait_until_held();
     drop(stream);
     ann.expect_event_where("chat", |chat| chat["state"] == "aborted");
@@ -458,14 +464,7 @@ fn a_restart_finishes_the_run_of_who_was_cut_off() {
     body["user"] = json!("ann");
     body["messages"][0] = json!({ "role": "system", "content": "Be brief." });
     body["messages"].as_array_mut().unwrap().push(user("remember me"));
-    let body = body.to_string();
-    let mut stream = http::connect(server.address());
-    let request = format!(
-        "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: {}\r\nContent-Length: {}\r\n\r\n{body}",
-        bearer(),
-        body.len()
-    );
-    stream.write_all(request.as_bytes()).unwrap();
+    let _asking = ask(&server, &body);
     provider.wait_until_held();
     server.kill_and_restart();
     provider.release();

@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 
 use super::close::Verdict;
 use crate::agent::commands::{self, Effect, Given, Ground, Parsed};
-use crate::agent::models::LazyModels;
+use crate::agent::models::{LazyModels, Models};
 use crate::agent::setting;
 use crate::agent::stop::Why;
 use crate::defender::decision::Decision;
@@ -95,7 +95,8 @@ fn wish_for(wish: &mut Wish, given: &Given) -> bool {
 pub(in crate::gateway) struct Scene {
     pub(in crate::gateway) orders: Arc<Orders>,
     pub(in crate::gateway) snapshot: Snapshot,
-    pub(in crate::gateway) models: Arc<LazyModels>,
+    /// `None`: nobody had time to make them.
+    pub(in crate::gateway) models: Option<Arc<Models>>,
     /// Whether something runs or waits in the session.
     pub(in crate::gateway) is_busy: bool,
 }
@@ -265,8 +266,14 @@ impl Scene {
     /// What the orders come to. One that its sender may not give comes to being told so.
     fn effects(&self, session: &crate::store::sessions::SessionRow, message: &Message, now_ms: i64) -> Vec<Effect> {
         let config = &self.snapshot.config;
-        let models = self.models.get();
-        let facts = setting::facts(config, &models, session, now_ms);
+        let Some(models) = &self.models else {
+            let late = |given: &Given| {
+                let name = given.command.name;
+                Effect::Text(format!("/{name} was not carried out: the gateway is busy. Please try again in a moment."))
+            };
+            return self.orders.given.iter().map(late).collect();
+        };
+        let facts = setting::facts(config, models, session, now_ms);
         let mut by_provider: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for (model, _) in models.all() {
             by_provider.entry(model.provider.clone()).or_default().push(model.model.clone());
@@ -359,9 +366,9 @@ fn no_twin(name: &str) -> RpcError {
 }
 
 impl Gateway {
-    /// The models that commands ask about, to be made before the store's thread needs them.
-    pub(in crate::gateway) fn models_for_commands(&self) -> Arc<LazyModels> {
-        Arc::clone(&self.runs.models)
+    /// The models that commands look at, when they are still to be made: before the store's thread needs them.
+    pub(in crate::gateway) fn models_to_make(&self) -> Option<Arc<LazyModels>> {
+        self.runs.models.made().is_none().then(|| Arc::clone(&self.runs.models))
     }
 
     /// What a message with orders is handed to the store with.
@@ -369,7 +376,7 @@ impl Gateway {
         Scene {
             orders: Arc::clone(orders),
             snapshot: self.snapshot(),
-            models: Arc::clone(&self.runs.models),
+            models: self.runs.models.made(),
             is_busy: self.runs.open.values().any(|open| open.message.session == *session),
         }
     }

@@ -136,6 +136,11 @@ impl Again {
         self.at.is_some()
     }
 
+    /// Once more, and it does not count as a try: there was no room for it.
+    fn put_off(&mut self, now: Now) {
+        self.at = Some(now.mono + WRITE_AGAIN_AFTER);
+    }
+
     /// Whether it is time; asked once.
     fn is_due(&mut self, now: Now) -> bool {
         let is_due = self.at.is_some_and(|at| at <= now.mono);
@@ -455,6 +460,16 @@ impl Gateway {
                 Fact::RunClosed => self.run_closed(now, no, Ok(())),
                 other => self.apply(now, other),
             }
+        }
+    }
+
+    /// The store has no room for a turn or an end. What was accepted, and what was answered, waits for it as long as it
+    /// takes: nobody's message comes to nothing because others wrote more.
+    pub(super) fn write_put_off(&mut self, now: Now, no: RunNo) {
+        match self.runs.open.get_mut(&no).map(|open| &mut open.phase) {
+            Some(Phase::Beginning(beginning)) => beginning.again.put_off(now),
+            Some(Phase::Ending(ending)) => ending.again.put_off(now),
+            _ => debug_assert!(false, "only turns and ends are written for a run"),
         }
     }
 

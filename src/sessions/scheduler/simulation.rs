@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use super::rings::FOREGROUND_TURNS_MAX;
 use super::*;
+use crate::runtime::random::Dice;
 
 /// Sessions that are spoken to. Every other message goes to one of the first few, so that queues fill up.
 const SESSIONS: usize = 1_000;
@@ -21,22 +22,6 @@ const BUSY_SESSIONS: usize = 12;
 const STEPS: usize = 120_000;
 /// Steps after which the whole state is looked at.
 const SWEEP_STEPS: usize = 500;
-
-/// Xorshift: small, repeatable, good enough to choose steps by.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, below: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % below as u64) as usize
-    }
-
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.roll(from.len())]
-    }
-}
 
 /// How a message ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -134,7 +119,7 @@ fn session(number: usize) -> SessionKey {
 
 impl World {
     fn new(seed: u64) -> World {
-        let mut dice = Dice(seed | 1);
+        let mut dice = Dice::new(seed);
         let limits = some_limits(&mut dice);
         World {
             dice,
