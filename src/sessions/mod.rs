@@ -2,12 +2,13 @@
 //!
 //! [`transcript`] adds messages and [`history`] reads them back as clients see them; [`row`] shows a session, [`list`],
 //! [`resolve`] and [`preview`] find sessions and show parts of them; [`patch`] says what of a session may be changed and
-//! to what. [`activation`] says which messages in groups are answered, and [`scheduler`] when.
+//! to what. [`branches`] shows where a conversation goes several ways. [`activation`] says which messages in groups are answered, and [`scheduler`] when.
 //!
 //! **Invariant:** a session's transcript is only ever added to, compacted or archived; nothing here deletes what was
 //! said.
 
 pub mod activation;
+pub mod branches;
 pub mod history;
 pub mod list;
 pub mod participants;

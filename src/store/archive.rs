@@ -148,6 +148,17 @@ impl Db<'_> {
         Ok(())
     }
 
+    /// Says that nothing precedes `first_seq` in a transcript that was begun in the middle.
+    pub(super) fn archive_nothing_before(
+        &self,
+        session_id: &str,
+        session_key: &str,
+        first_seq: u64,
+        now_ms: i64,
+    ) -> Result<(), StoreError> {
+        self.archive_range(session_id, session_key, ArchiveReason::Compacted, first_seq, first_seq - 1, now_ms)
+    }
+
     /// Removes messages archived before `before_ms`, oldest archive first, at most [`ARCHIVE_PRUNE_ROWS_MAX`];
     /// returns how many. Call again (in another job) until it returns 0.
     ///
@@ -175,6 +186,7 @@ impl Db<'_> {
         } else {
             let emptied = "DELETE FROM archives WHERE session_id = ?1 AND (id = ?2 OR first_seq > last_seq)";
             self.run(emptied, (&archive.session_id, archive.id))?;
+            self.run("DELETE FROM branches WHERE session_id = ?1", [&archive.session_id])?;
         }
         Ok(last_removed + 1 - archive.first_seq)
     }

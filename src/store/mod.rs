@@ -24,6 +24,7 @@ pub mod schema;
 pub mod activity;
 pub mod archive;
 pub mod audit;
+pub mod branches;
 pub mod db;
 pub mod decisions;
 pub mod devices;

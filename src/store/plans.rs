@@ -117,7 +117,22 @@ fn touch_everything(db: &Db<'_>) -> Result<(), StoreError> {
     db.transcript_page("a", PageAt::After(0), limits)?;
     db.transcript_first_of_role("a", "user", 9)?;
     db.transcript_message("a", "a")?;
-    db.transcript_compact("a", 1, 1)?;
+    db.transcript_move_leaf("a", 1)?;
+    db.transcript_branches("a")?;
+    db.transcript_branch_page("a", 1, limits)?;
+    db.transcript_standing("a", "a")?;
+    db.transcript_is_active("a", 1)?;
+    db.transcript_compact("a", 0, 1)?;
+    db.transcript_append(&NewMessage {
+        session_id: "a",
+        message_id: "third",
+        parent_id: None,
+        role: "user",
+        idempotency_key: None,
+        at_ms: 1,
+        message: "{}",
+    })?;
+    db.transcript_fork("a", 3, &SessionRow::new("f", "main", "f", "direct", 1), 1)?;
     db.session_update("a", 2, |_| Ok::<_, StoreError>(()))?;
     db.session_reset("a", "c", 3)?;
     db.session_delete("b", TranscriptFate::Archive, 3)?;

@@ -1,19 +1,21 @@
 //! Transcripts: the messages of a session, numbered 1, 2, 3, ... in the order they were written.
 //!
 //! Messages are only ever added. Compaction, reset and delete archive a range from the old end ([`super::archive`]):
-//! the rows stay where they are, and what is newer than the newest archived number is the live transcript. So the
-//! live numbers have no gaps, and pages can be cut by arithmetic.
+//! the rows stay where they are, and what is newer than the newest archived number is live. Of the live messages those of
+//! the active branch are the conversation ([`super::branches`]): pages, counts and titles are made of it and of nothing
+//! else. Its numbers rise, and have gaps only where another branch lies.
 
 use rusqlite::Row;
 
 use super::StoreError;
 use super::archive::ArchiveReason;
+use super::branches::Path;
 use super::db::{Columns, Db, Queries, check_size, signed};
 
 /// Largest message, in bytes of JSON: one frame of a client (25 MiB) fits with room for what we add.
 pub const TRANSCRIPT_MESSAGE_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// Live messages of one session. At the limit the older half is archived, so that a session that is never compacted
-/// stays quick to page through. Upstream's largest `maxLines` (SES-49).
+/// Live messages of one session, of all branches. At the limit the older half is archived, so that a session that is
+/// never compacted stays quick to page through. Upstream's largest `maxLines` (SES-49).
 pub const TRANSCRIPT_LIVE_ROWS_MAX: u64 = 100_000;
 /// Messages given out by one page (`chat.history` allows 1000).
 pub const TRANSCRIPT_PAGE_ROWS_MAX: usize = 1000;
@@ -120,7 +122,7 @@ pub struct PageLimits {
 pub struct Page {
     /// Oldest first.
     pub messages: Vec<MessageRow>,
-    /// Live messages in the whole transcript.
+    /// Live messages of the whole active branch.
     pub n_total: u64,
     /// Whether there are older live messages.
     pub has_older: bool,
@@ -158,40 +160,61 @@ impl Queries {
         )
     }
 
-    /// How many live messages a transcript has.
+    /// How many live messages the active branch of a transcript has.
     ///
     /// # Errors
     /// Those of a statement.
     pub fn transcript_count(&self, session_id: &str) -> Result<u64, StoreError> {
-        Ok(self.transcript_live(session_id)?.n_rows())
+        Ok(self.transcript_path(session_id)?.n_rows())
     }
 
-    /// Consecutive live messages of a transcript.
+    /// Consecutive live messages of a transcript's active branch.
     ///
     /// # Errors
     /// Those of a statement.
     pub fn transcript_page(&self, session_id: &str, at: PageAt, limits: PageLimits) -> Result<Page, StoreError> {
-        let live = self.transcript_live(session_id)?;
-        // Bounds of the page's numbers, both exclusive.
-        let (after, before) = match at {
-            PageAt::Newest => (live.floor, live.last + 1),
-            PageAt::BeforeNewest(n_skipped) => (live.floor, (live.last + 1).saturating_sub(n_skipped)),
-            PageAt::Before(seq) => (live.floor, seq.min(live.last + 1)),
-            PageAt::After(seq) => (seq.max(live.floor), live.last + 1),
-        };
-        let messages = if matches!(at, PageAt::After(_)) {
-            self.transcript_range(session_id, after, before, RangeEnd::Oldest, limits)?
-        } else {
-            self.transcript_range(session_id, after, before, RangeEnd::Newest, limits)?
-        };
-        let (first, last) = match (messages.first(), messages.last()) {
-            (Some(first), Some(last)) => (first.seq, last.seq),
-            _ => return Ok(Page { n_total: live.n_rows(), ..Page::default() }),
-        };
-        Ok(Page { messages, n_total: live.n_rows(), has_older: first > live.floor + 1, has_newer: last < live.last })
+        let path = self.transcript_path(session_id)?;
+        self.transcript_page_of(session_id, &path, at, limits)
     }
 
-    /// Messages with `after < seq < before`, as many as the limits allow counted from one end, oldest first.
+    /// Consecutive messages of one way through a transcript.
+    pub(super) fn transcript_page_of(
+        &self,
+        session_id: &str,
+        path: &Path,
+        at: PageAt,
+        limits: PageLimits,
+    ) -> Result<Page, StoreError> {
+        // Bounds of the page's numbers, both exclusive.
+        let (after, before) = match at {
+            PageAt::Newest => (0, u64::MAX),
+            PageAt::BeforeNewest(n_skipped) => (0, path.without_newest(n_skipped) + 1),
+            PageAt::Before(seq) => (0, seq),
+            PageAt::After(seq) => (seq, u64::MAX),
+        };
+        let end = if matches!(at, PageAt::After(_)) { RangeEnd::Oldest } else { RangeEnd::Newest };
+        let mut taken = Taken::new(limits);
+        let mut stretches = path.0.clone();
+        if end == RangeEnd::Newest {
+            stretches.reverse();
+        }
+        for stretch in stretches {
+            let (after, before) = (after.max(stretch.first - 1), before.min(stretch.last + 1));
+            if after + 1 < before && !self.take(session_id, after, before, end, &mut taken)? {
+                break;
+            }
+        }
+        let messages = taken.in_order(end);
+        let n_total = path.n_rows();
+        let (Some(first), Some(last)) = (messages.first(), messages.last()) else {
+            return Ok(Page { n_total, ..Page::default() });
+        };
+        let (has_older, has_newer) = (path.first() < Some(first.seq), path.last() > Some(last.seq));
+        Ok(Page { messages, n_total, has_older, has_newer })
+    }
+
+    /// Messages with `after < seq < before`, whatever branch they are of, as many as the limits allow counted from one
+    /// end, oldest first.
     pub(super) fn transcript_range(
         &self,
         session_id: &str,
@@ -200,31 +223,37 @@ impl Queries {
         end: RangeEnd,
         limits: PageLimits,
     ) -> Result<Vec<MessageRow>, StoreError> {
-        let rows_max = limits.rows_max.min(TRANSCRIPT_PAGE_ROWS_MAX);
+        let mut taken = Taken::new(limits);
+        self.take(session_id, after, before, end, &mut taken)?;
+        Ok(taken.in_order(end))
+    }
+
+    /// Reads on from one end; says whether there may be room for more.
+    fn take(
+        &self,
+        session_id: &str,
+        after: u64,
+        before: u64,
+        end: RangeEnd,
+        taken: &mut Taken,
+    ) -> Result<bool, StoreError> {
         let mut statement = self.prepared(&end.statement())?;
         let mut rows = statement.query((
-            signed(limits.message_bytes_max as u64),
+            signed(taken.limits.message_bytes_max as u64),
             session_id,
             signed(after),
             signed(before),
-            signed(rows_max as u64),
+            signed(taken.n_rows_left() as u64),
         ))?;
-        let (mut messages, mut page_bytes) = (Vec::new(), 0);
         while let Some(row) = rows.next()? {
-            let message = MessageRow::read(row)?;
-            page_bytes += message.message.as_ref().map_or(0, String::len);
-            if page_bytes > limits.page_bytes_max && !messages.is_empty() {
-                break;
+            if !taken.add(MessageRow::read(row)?) {
+                return Ok(false);
             }
-            messages.push(message);
         }
-        if end == RangeEnd::Newest {
-            messages.reverse();
-        }
-        Ok(messages)
+        Ok(taken.n_rows_left() > 0)
     }
 
-    /// The first live message of a role, for titles made from what the user said first.
+    /// The first live message of a role on the active branch, for titles made from what the user said first.
     ///
     /// # Errors
     /// Those of a statement.
@@ -234,18 +263,23 @@ impl Queries {
         role: &str,
         message_bytes_max: usize,
     ) -> Result<Option<MessageRow>, StoreError> {
-        let floor = self.transcript_live(session_id)?.floor;
-        self.first(
-            &format!(
-                "SELECT {MESSAGE_COLUMNS} FROM transcript
-                 WHERE session_id = ?2 AND seq > ?3 AND role = ?4 ORDER BY seq LIMIT 1"
-            ),
-            (signed(message_bytes_max as u64), session_id, signed(floor), role),
-            MessageRow::read,
-        )
+        for stretch in self.transcript_path(session_id)?.0 {
+            let found = self.first(
+                &format!(
+                    "SELECT {MESSAGE_COLUMNS} FROM transcript
+                     WHERE session_id = ?2 AND seq BETWEEN ?3 AND ?4 AND role = ?5 ORDER BY seq LIMIT 1"
+                ),
+                (signed(message_bytes_max as u64), session_id, signed(stretch.first), signed(stretch.last), role),
+                MessageRow::read,
+            )?;
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
     }
 
-    /// One message by its id, archived or not.
+    /// One message by its id, archived or not, of whatever branch.
     ///
     /// # Errors
     /// Those of a statement.
@@ -255,6 +289,40 @@ impl Queries {
             (signed(TRANSCRIPT_MESSAGE_BYTES_MAX as u64), session_id, message_id),
             MessageRow::read,
         )
+    }
+}
+
+/// What a page holds so far.
+struct Taken {
+    limits: PageLimits,
+    messages: Vec<MessageRow>,
+    page_bytes: usize,
+}
+
+impl Taken {
+    fn new(limits: PageLimits) -> Taken {
+        Taken { limits, messages: Vec::new(), page_bytes: 0 }
+    }
+
+    fn n_rows_left(&self) -> usize {
+        self.limits.rows_max.min(TRANSCRIPT_PAGE_ROWS_MAX) - self.messages.len()
+    }
+
+    /// Adds a message, if it still fits.
+    fn add(&mut self, message: MessageRow) -> bool {
+        self.page_bytes += message.message.as_ref().map_or(0, String::len);
+        let fits = self.page_bytes <= self.limits.page_bytes_max || self.messages.is_empty();
+        if fits {
+            self.messages.push(message);
+        }
+        fits
+    }
+
+    fn in_order(mut self, end: RangeEnd) -> Vec<MessageRow> {
+        if end == RangeEnd::Newest {
+            self.messages.reverse();
+        }
+        self.messages
     }
 }
 
@@ -318,7 +386,7 @@ impl Db<'_> {
             (new.session_id, new.at_ms),
         )?;
         if seq - live.floor > TRANSCRIPT_LIVE_ROWS_MAX {
-            self.transcript_compact(new.session_id, TRANSCRIPT_LIVE_ROWS_MAX / 2, new.at_ms)?;
+            self.archive_up_to(new.session_id, seq - TRANSCRIPT_LIVE_ROWS_MAX / 2, new.at_ms)?;
         }
         Ok(Appended { seq, message_id: new.message_id.to_owned(), existed: false })
     }
@@ -335,19 +403,25 @@ impl Db<'_> {
         )
     }
 
-    /// Archives all but the newest `n_kept` messages; returns how many it archived.
+    /// Archives all but the newest `n_kept` messages of the active branch; returns how many of it were archived. What
+    /// other branches share with them is archived with them.
     ///
     /// # Errors
     /// Those of a statement.
     pub fn transcript_compact(&self, session_id: &str, n_kept: u64, now_ms: i64) -> Result<u64, StoreError> {
+        let last_archived = self.transcript_path(session_id)?.without_newest(n_kept);
+        self.archive_up_to(session_id, last_archived, now_ms)
+    }
+
+    /// Archives the live messages up to this number; returns how many of the active branch they are.
+    fn archive_up_to(&self, session_id: &str, last_archived: u64, now_ms: i64) -> Result<u64, StoreError> {
         let live = self.transcript_live(session_id)?;
-        let last_archived = live.last.saturating_sub(n_kept);
         if last_archived <= live.floor {
             return Ok(0);
         }
+        let n_archived = self.transcript_path(session_id)?.n_up_to(last_archived);
         let key = self.first("SELECT key FROM sessions WHERE session_id = ?1", [session_id], |row| row.get(0))?;
         let key: String = key.unwrap_or_default();
-        let n_archived = last_archived - live.floor;
         self.archive_range(session_id, &key, ArchiveReason::Compacted, live.floor + 1, last_archived, now_ms)?;
         self.run(
             "UPDATE sessions SET message_count = max(message_count - ?2, 0) WHERE session_id = ?1",

@@ -8,6 +8,8 @@ mod replay;
 mod stories;
 // Sessions, as several clients see them at once.
 mod sessions;
+// Going back in a conversation, and on from there.
+mod branches;
 // Commands in messages.
 mod commands;
 // Looking after the gateway while it runs.

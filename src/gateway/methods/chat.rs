@@ -207,7 +207,9 @@ fn since(
     let whole = history::Ask { rows: HISTORY_ROWS_MAX, after: Some(seq), ..*ask };
     let page = history::read(db, &session.session_id, &whole)?;
     let newest = page.newest.clone().map_or(seq, |(seq, _)| seq);
-    if page.has_newer || newest.checked_sub(page.n_shown()) != Some(seq) {
+    // Whoever knows a live message of the active branch knows all before it; whoever knows none must get all there are.
+    let goes_on = if seq == 0 { !page.has_older } else { db.transcript_is_active(&session.session_id, seq)? };
+    if page.has_newer || !goes_on {
         return Ok(anew);
     }
     let leaf = page.newest.map(|(_, id)| id);

@@ -346,6 +346,11 @@ impl Gateway {
         }
     }
 
+    /// Whether nothing runs, waits or is summarised in a session.
+    pub(in crate::gateway) fn is_session_idle(&self, session: &SessionKey) -> bool {
+        self.runs.scheduler.is_idle(session)
+    }
+
     /// The session of a run that has not ended.
     pub(in crate::gateway) fn session_of_run(&self, run_id: &str) -> Option<&SessionKey> {
         self.runs.by_id.get(run_id).and_then(|no| self.runs.session(*no))

@@ -462,6 +462,11 @@ impl Scheduler {
         taken
     }
 
+    /// Whether nothing is active in a session, waits for it, or has its place.
+    pub fn is_idle(&self, session: &SessionKey) -> bool {
+        !self.sessions.contains_key(session)
+    }
+
     /// The run that is active in a session.
     pub fn active_run(&self, session: &SessionKey) -> Option<&str> {
         self.sessions.get(session)?.active().map(|active| active.run_id.as_str())

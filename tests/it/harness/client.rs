@@ -310,6 +310,15 @@ impl Reply {
         }
     }
 
+    /// The payload of a good answer that is what the contract of protocol 4 defines.
+    #[track_caller]
+    pub(crate) fn expect_valid(self) -> Value {
+        let method = self.method.clone();
+        let payload = self.expect_ok();
+        super::schema::check_result(&method, &payload);
+        payload
+    }
+
     /// The error of a refusal with this code.
     #[track_caller]
     pub(crate) fn expect_err(self, code: &str) -> Refusal {

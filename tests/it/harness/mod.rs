@@ -14,6 +14,7 @@ pub(crate) mod http;
 pub(crate) mod identity;
 pub(crate) mod inbox;
 pub(crate) mod provider;
+pub(crate) mod schema;
 pub(crate) mod server;
 pub(crate) mod socket;
 

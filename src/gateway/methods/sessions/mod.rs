@@ -1,9 +1,11 @@
 //! Sessions: finding them, changing them, following them.
 //!
-//! [`find`] holds the readers, [`change`] what writes, [`create`] what makes new ones, [`follow`] the subscriptions. A
+//! [`find`] holds the readers, [`change`] what writes, [`create`] what makes new ones, [`branch`] the ways back in a
+//! conversation, [`follow`] the subscriptions. A
 //! write answers once it is durable, leaves a record in the audit trail in the same transaction, and reports a fact from
 //! which `sessions.changed` is told.
 
+pub mod branch;
 pub mod change;
 pub mod create;
 pub mod find;
@@ -34,6 +36,10 @@ crate::methods! {
     "sessions.reset",                Both,  need::ADMIN, need::ADMIN,          Store change::reset;
     "sessions.delete",               Both,  need::ADMIN, scope::DELETE,        Store change::delete;
     "sessions.compact",              Both,  need::ADMIN, need::ADMIN,          Flow  change::compact;
+    "sessions.branches.list",        V4,    need::READ,  need::SESSIONS_READ,  Query branch::list;
+    "sessions.branches.switch",      V4,    need::ADMIN, need::ADMIN,          Flow  branch::switch;
+    "sessions.rewind",               V4,    need::ADMIN, need::ADMIN,          Flow  branch::rewind;
+    "sessions.fork",                 V4,    need::ADMIN, need::SESSIONS_WRITE, Flow  branch::fork;
     "sessions.subscribe",            V4,    need::READ,  need::SESSIONS_READ,  Flow  follow::subscribe;
     "sessions.unsubscribe",          Never, need::READ,  need::SESSIONS_READ,  Loop  follow::unsubscribe;
     "sessions.messages.subscribe",   V4,    need::READ,  need::SESSIONS_READ,  Loop  follow::messages_subscribe;

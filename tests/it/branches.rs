@@ -1,0 +1,223 @@
+//! Going back in a conversation: rewinds, branches and forks, as their users and others see them.
+
+use serde_json::{Value, json};
+
+use crate::harness::connect::{ConnectOptions, Proto};
+use crate::harness::provider::{Provider, Turn};
+use crate::harness::{Client, Server};
+
+const KEY: &str = "agent:main:tree";
+
+/// A gateway whose model says these things, one after the other.
+fn server(provider: &Provider, answers: &[&str]) -> Server {
+    for answer in answers {
+        provider.then(Turn::text(answer));
+    }
+    Server::with().config(&provider.config()).start()
+}
+
+/// Says something and waits for the answer.
+#[track_caller]
+fn say(client: &Client, key: &str, text: &str) {
+    let params = json!({ "sessionKey": key, "message": text, "idempotencyKey": text });
+    client.call("chat.send", params).expect_ok();
+    let end = client.call("agent.wait", json!({ "runId": text, "timeoutMs": 20_000 })).expect_ok();
+    assert_eq!(end["status"], "ok", "{end}");
+}
+
+/// A session's messages.
+fn messages(client: &Client, key: &str) -> Vec<Value> {
+    let history = client.call("chat.history", json!({ "sessionKey": key })).expect_ok();
+    assert_eq!(history["totalMessages"], history["messages"].as_array().unwrap().len());
+    history["messages"].as_array().unwrap().clone()
+}
+
+/// What was said in it.
+fn told(client: &Client, key: &str) -> Vec<String> {
+    let words = |message: &Value| {
+        let text = message["content"].as_str().or(message["content"][0]["text"].as_str());
+        text.unwrap_or_default().to_owned()
+    };
+    messages(client, key).iter().map(words).collect()
+}
+
+/// The id of the message that says this.
+#[track_caller]
+fn id(client: &Client, key: &str, text: &str) -> Value {
+    let found = messages(client, key).into_iter().find(|message| message["content"] == text);
+    found.unwrap_or_else(|| panic!("{text} is not in the history"))["__openclaw"]["id"].clone()
+}
+
+/// Headline, length and whether it is active, of each branch; and the first other one's leaf.
+fn branches(client: &Client, key: &str) -> (Vec<(String, u64, bool)>, Value) {
+    let listed = client.call("sessions.branches.list", json!({ "sessionKey": key })).expect_valid();
+    let listed = listed["branches"].as_array().unwrap();
+    let row = |branch: &Value| {
+        let headline = branch["headline"].as_str().unwrap().to_owned();
+        (headline, branch["messageCount"].as_u64().unwrap(), branch["active"] == true)
+    };
+    let other = listed.iter().find(|branch| branch["active"] == false);
+    (listed.iter().map(row).collect(), other.map(|branch| branch["leafEntryId"].clone()).unwrap_or_default())
+}
+
+#[test]
+fn a_rewound_conversation_goes_on_from_there_and_can_be_taken_up_where_it_was() {
+    let provider = Provider::start();
+    let server = server(&provider, &["one", "two", "three", "four"]);
+    let (ann, bob) = (server.operator("ann"), server.operator("bob"));
+    bob.call("sessions.subscribe", json!({})).expect_ok();
+    say(&ann, KEY, "first");
+    say(&ann, KEY, "second");
+    let before = ann.call("chat.history", json!({ "sessionKey": KEY })).expect_ok();
+
+    let rewind = json!({ "sessionKey": KEY, "entryId": id(&ann, KEY, "second") });
+    let rewound = ann.call("sessions.rewind", rewind).expect_valid();
+    assert_eq!(rewound, json!({ "editorText": "second" }));
+    let seen = bob.expect_event_where("sessions.changed", |changed| changed["reason"] == "rewind");
+    seen.with("/sessionKey", KEY).with("/session/totalTokensFresh", false);
+    assert_eq!(told(&bob, KEY), ["first", "one"]);
+    let since = json!({ "sessionKey": KEY, "cursor": before["deltaCursor"] });
+    assert_eq!(bob.call("chat.history", since).expect_ok()["kind"], "reset", "what bob knows has to be read anew");
+    let after = bob.call("chat.history", json!({ "sessionKey": KEY })).expect_ok();
+
+    say(&ann, KEY, "another");
+    assert_eq!(told(&ann, KEY), ["first", "one", "another", "three"]);
+    let asked = provider.requests().last().unwrap().messages().to_vec();
+    let asked = serde_json::to_string(&asked).unwrap();
+    assert!(asked.contains("first") && asked.contains("another") && !asked.contains("second"), "{asked}");
+    let since = json!({ "sessionKey": KEY, "cursor": after["deltaCursor"] });
+    let delta = bob.call("chat.history", since).expect_ok();
+    assert_eq!((&delta["kind"], delta["messages"].as_array().unwrap().len()), (&json!("delta"), 2));
+    let preview = ann.call("sessions.preview", json!({ "keys": [KEY] })).expect_ok().to_string();
+    assert!(preview.contains("another") && !preview.contains("second"), "{preview}");
+
+    let (listed, other) = branches(&ann, KEY);
+    assert_eq!(listed, [("three".to_owned(), 4, true), ("two".to_owned(), 4, false)]);
+    let switch = json!({ "sessionKey": KEY, "leafEntryId": other });
+    assert_eq!(ann.call("sessions.branches.switch", switch.clone()).expect_valid(), json!({}));
+    bob.expect_event_where("sessions.changed", |changed| changed["reason"] == "branch-switch");
+    assert_eq!(told(&bob, KEY), ["first", "one", "second", "two"]);
+    let again = ann.call("sessions.branches.switch", switch).expect_err("INVALID_REQUEST");
+    again.message_starts("branch is already active: ");
+    say(&ann, KEY, "last");
+    assert_eq!(told(&ann, KEY), ["first", "one", "second", "two", "last", "four"]);
+    let (listed, _) = branches(&ann, KEY);
+    assert_eq!(listed, [("four".to_owned(), 6, true), ("three".to_owned(), 4, false)]);
+}
+
+#[test]
+fn a_fork_is_a_session_of_its_own_that_knows_where_it_came_from() {
+    let provider = Provider::start();
+    let server = server(&provider, &["one", "two", "three"]);
+    let (ann, bob) = (server.operator("ann"), server.operator("bob"));
+    bob.call("sessions.subscribe", json!({})).expect_ok();
+    say(&ann, KEY, "first");
+    say(&ann, KEY, "second");
+    ann.call("sessions.patch", json!({ "key": KEY, "thinkingLevel": "low", "label": "mine" })).expect_ok();
+    let entry = id(&ann, KEY, "second");
+
+    let narrow = ConnectOptions::operator("narrow").scopes(&["operator.sessions.write"]);
+    let narrow = server.client("narrow", Proto::V4, &narrow);
+    let forked = narrow.call("sessions.fork", json!({ "sessionKey": KEY, "entryId": entry })).expect_valid();
+    assert_eq!(forked["editorText"], "second");
+    let key = forked["sessionKey"].as_str().unwrap();
+    assert!(key.starts_with("agent:main:dashboard:"), "{key}");
+    let seen = bob.expect_event_where("sessions.changed", |changed| changed["reason"] == "fork");
+    seen.with("/sessionKey", key).with("/session/parentSessionKey", KEY).with("/session/thinkingLevel", "low");
+
+    assert_eq!(told(&ann, key), ["first", "one"]);
+    say(&ann, key, "elsewhere");
+    assert_eq!(told(&ann, key), ["first", "one", "elsewhere", "three"]);
+    assert_eq!(told(&ann, KEY), ["first", "one", "second", "two"], "the first is as it was");
+    let row = ann.call("sessions.describe", json!({ "key": key })).expect_ok()["session"].clone();
+    assert_eq!((&row["label"], &row["derivedTitle"]), (&Value::Null, &Value::Null));
+    let first = ann.call("sessions.describe", json!({ "key": KEY })).expect_ok()["session"].clone();
+    assert_ne!(row["sessionId"], first["sessionId"]);
+}
+
+#[test]
+fn nobody_goes_back_under_a_run_or_to_what_is_no_message_of_theirs() {
+    let provider = Provider::start();
+    let server = server(&provider, &["one"]);
+    let ann = server.operator("ann");
+    say(&ann, KEY, "first");
+    let all = messages(&ann, KEY);
+    let (said, answered) = (all[0]["__openclaw"]["id"].clone(), all[1]["__openclaw"]["id"].clone());
+    let refused = |method: &str, entry: &Value, code: &str, why: &str| {
+        let name = if method == "sessions.branches.switch" { "leafEntryId" } else { "entryId" };
+        ann.call(method, json!({ "sessionKey": KEY, name: entry })).expect_err(code).message_starts(why);
+    };
+    refused("sessions.rewind", &json!("no such"), "INVALID_REQUEST", "message entry not found: no such");
+    refused("sessions.fork", &json!("no such"), "INVALID_REQUEST", "message entry not found: no such");
+    refused("sessions.rewind", &answered, "INVALID_REQUEST", "entry is not a user message: ");
+    refused("sessions.branches.switch", &json!("no such"), "INVALID_REQUEST", "branch entry not found: no such");
+    refused("sessions.branches.switch", &said, "INVALID_REQUEST", "entry is not a branch tip: ");
+    refused("sessions.branches.switch", &answered, "INVALID_REQUEST", "branch is already active: ");
+    let elsewhere = json!({ "sessionKey": "agent:main:none", "entryId": "x" });
+    ann.call("sessions.rewind", elsewhere).expect_err("INVALID_REQUEST").message("session not found: agent:main:none");
+    let none = ann.call("sessions.branches.list", json!({ "sessionKey": "agent:main:none" })).expect_valid();
+    assert_eq!(none, json!({ "branches": [] }));
+
+    provider.then(Turn::text("late").hold_after(0));
+    let params = json!({ "sessionKey": KEY, "message": "wait", "idempotencyKey": "wait" });
+    ann.call("chat.send", params).expect_ok();
+    refused("sessions.rewind", &said, "UNAVAILABLE", "Rewind is unavailable while the agent is working.");
+    refused("sessions.fork", &said, "UNAVAILABLE", "Fork is unavailable while the agent is working.");
+    refused(
+        "sessions.branches.switch",
+        &said,
+        "UNAVAILABLE",
+        "Branch switch is unavailable while the agent is working.",
+    );
+    ann.call("chat.abort", json!({ "sessionKey": KEY })).expect_ok();
+    ann.call("agent.wait", json!({ "runId": "wait", "timeoutMs": 20_000 })).expect_ok();
+
+    ann.call("sessions.rewind", json!({ "sessionKey": KEY, "entryId": said })).expect_valid();
+    assert!(told(&ann, KEY).is_empty());
+    refused("sessions.rewind", &said, "INVALID_REQUEST", "message entry is not on the active path: ");
+    let session = ann.call("sessions.describe", json!({ "key": KEY })).expect_ok()["session"].clone();
+    let away = json!({ "key": KEY, "archived": true, "expectedSessionId": session["sessionId"] });
+    ann.call("sessions.patch", away).expect_ok();
+    refused("sessions.rewind", &said, "INVALID_REQUEST", "Rewind is unavailable for archived sessions.");
+
+    for (name, scopes, method) in [
+        ("writer", ["operator.write", "operator.read"], "sessions.rewind"),
+        ("writer", ["operator.write", "operator.read"], "sessions.branches.switch"),
+        ("reader", ["operator.read", "operator.sessions.read"], "sessions.fork"),
+    ] {
+        let client = server.client(name, Proto::V4, &ConnectOptions::operator(name).scopes(&scopes));
+        client.call(method, json!({})).expect_err("FORBIDDEN");
+    }
+}
+
+#[test]
+fn a_rewind_and_a_fork_that_were_answered_outlive_a_kill() {
+    let provider = Provider::start();
+    let mut server = server(&provider, &["one", "two", "three"]);
+    let ann = server.operator("ann");
+    say(&ann, KEY, "first");
+    say(&ann, KEY, "second");
+    let entry = id(&ann, KEY, "second");
+    let forked = ann.call("sessions.fork", json!({ "sessionKey": KEY, "entryId": entry })).expect_valid();
+    ann.call("sessions.rewind", json!({ "sessionKey": KEY, "entryId": entry })).expect_valid();
+
+    server.kill_and_restart();
+
+    let ann = server.operator("ann");
+    let fork = forked["sessionKey"].as_str().unwrap();
+    for key in [KEY, fork] {
+        assert_eq!(told(&ann, key), ["first", "one"], "{key}");
+    }
+    let row = ann.call("sessions.describe", json!({ "key": fork })).expect_ok()["session"].clone();
+    assert_eq!(row["parentSessionKey"], KEY);
+    say(&ann, KEY, "again");
+    assert_eq!(told(&ann, KEY), ["first", "one", "again", "three"]);
+    server.kill_and_restart();
+    let ann = server.operator("ann");
+    assert_eq!(told(&ann, KEY), ["first", "one", "again", "three"]);
+    let (listed, other) = branches(&ann, KEY);
+    assert_eq!(listed, [("three".to_owned(), 4, true), ("two".to_owned(), 4, false)]);
+    ann.call("sessions.branches.switch", json!({ "sessionKey": KEY, "leafEntryId": other })).expect_valid();
+    server.kill_and_restart();
+    assert_eq!(told(&server.operator("ann"), KEY), ["first", "one", "second", "two"]);
+}
