@@ -287,7 +287,8 @@ impl Round<'_, '_> {
         let answer = match self.asking.stop.why() {
             Some(_) => Err(trouble::failure(FailureKind::Stopped, "the run was stopped")),
             None => {
-                let request = format::request(facts.api, &target, self.prompt);
+                let told = if facts.sees_images { None } else { self.prompt.without_pictures() };
+                let request = format::request(facts.api, &target, told.as_ref().unwrap_or(self.prompt));
                 let headers = headers(provider, &facts.headers, facts.api, &request, profile);
                 self.send(provider, request, &headers, Reader::new(facts.api, &target))
             }

@@ -8,10 +8,11 @@ use serde_json::{Map, Value};
 use super::cooldown::Cooldowns;
 use super::models::LazyModels;
 use super::stop::{Stop, Why};
-use super::talk::{Attempt, Failure, Part, Prices, Said, Thinking, Usage};
+use super::talk::{Attempt, Failure, Prices, Said, Thinking, Usage};
 use crate::config::load::Loaded;
 use crate::defender::rules::Rules;
 use crate::protocol::session_key::SessionKey;
+use crate::sessions::media::Media;
 use crate::store::StoreError;
 use crate::store::db::Queries;
 
@@ -47,8 +48,6 @@ pub struct Ask {
     pub extra_system: Option<String>,
     /// How long it may take in all; `None`: as configured.
     pub timeout: Option<Duration>,
-    /// Pictures that came with the message.
-    pub images: Vec<Part>,
     /// Further fields of the request to the model, in the words of OpenAI's chat completions.
     pub params: Map<String, Value>,
     /// Tools of the caller (HTTP face): a call of one ends the run with it.
@@ -79,7 +78,16 @@ pub trait Host {
     fn record(&mut self, messages: Vec<Record>) -> Result<(), StoreError>;
     /// Messages for this run that came since it was last asked (mode `steer`): they are in the transcript already,
     /// oldest first.
-    fn steered(&mut self) -> Vec<String>;
+    fn steered(&mut self) -> Vec<Steered>;
+}
+
+/// What was said to a run while it goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Steered {
+    /// The words.
+    pub text: String,
+    /// What came with them.
+    pub media: Vec<Media>,
 }
 
 /// A message of a run for the transcript, as it is stored.

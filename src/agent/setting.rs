@@ -48,6 +48,8 @@ pub struct Setting {
     pub zone: TimeZone,
     /// Whether the model is told when something was said.
     pub has_timestamps: bool,
+    /// Whether any of those who are asked can see pictures.
+    pub sees_pictures: bool,
     /// What it may call.
     pub tools: Vec<ToolSpec>,
     /// Facts for `session_status`.
@@ -70,6 +72,10 @@ impl Setting {
         let Choice { chain, profile, window, thinking } =
             Choice::of(&input.config, &input.models.get(), &session, asked)?;
         let thinking = input.ask.thinking.unwrap_or(thinking);
+        let sees_pictures = {
+            let models = input.models.get();
+            chain.iter().any(|model| models.facts(model).is_some_and(|facts| facts.sees_images))
+        };
         let first = chain.first();
         let zone = context::zone(runs);
         let own_tools = TOOLS.iter().map(|tool| ToolSpec {
@@ -120,6 +126,7 @@ impl Setting {
             profile,
             thinking,
             input_tokens_max: window - OUTPUT_TOKENS_RESERVED.min(window / 4),
+            sees_pictures,
             timeout: input.ask.timeout.unwrap_or(runs.timeout),
             tool_steps_max: u32::try_from(runs.tool_steps_max).unwrap_or(u32::MAX),
             has_timestamps: runs.has_timestamps,

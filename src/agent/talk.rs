@@ -23,6 +23,27 @@ pub struct Prompt {
     pub conversation: String,
 }
 
+impl Prompt {
+    /// The same for a model that cannot see: each picture of a person is named instead. `None`: there are none.
+    pub fn without_pictures(&self) -> Option<Prompt> {
+        let is_picture = |part: &Part| matches!(part, Part::Image { .. });
+        let has_some = |message: &Message| matches!(message, Message::User(parts) if parts.iter().any(is_picture));
+        if !self.messages.iter().any(has_some) {
+            return None;
+        }
+        let mut told = self.clone();
+        for message in &mut told.messages {
+            let Message::User(parts) = message else { continue };
+            for part in parts {
+                if let Part::Image { mime, .. } = part {
+                    *part = Part::Text(format!("[a picture ({mime}) stands here, which you cannot see: say so]"));
+                }
+            }
+        }
+        Some(told)
+    }
+}
+
 /// One thing that was said.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Message {

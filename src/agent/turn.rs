@@ -14,9 +14,9 @@ use super::calls::{self, Called, Guard, OVERTAKEN, RESTARTED};
 use super::compaction;
 use super::conversation::{Conversation, Item, Step, User};
 use super::cooldown::Cooldowns;
-use super::history::{self, Reading, SILENT};
+use super::history::{self, Eyes, Reading, SILENT};
 use super::models::ModelRef;
-use super::run::{Host, Load, Outcome, Record, Reply, RunEnd, RunEvent, RunInput};
+use super::run::{Host, Load, Outcome, Record, Reply, RunEnd, RunEvent, RunInput, Steered};
 use super::setting::Setting;
 use super::silence::{self, Gate, ReplyTo};
 use super::stop::{Stop, Why};
@@ -24,6 +24,7 @@ use super::talk::{Attempt, Failure, FailureKind, Part, Piece, Prices, Prompt, Sa
 use crate::runtime::clock;
 use crate::sessions::transcript;
 use crate::store::StoreError;
+use crate::store::media::MediaDir;
 
 /// How much less of a conversation is sent, in percent, after a provider found it too long although we did not.
 const SHRINK_PERCENT: u64 = 60;
@@ -103,7 +104,7 @@ pub type Caller<'a> = dyn FnMut(&Setting, &ToolCall) -> Called + 'a;
 /// Runs the loop to its end.
 pub fn turn(input: &RunInput, host: &mut dyn Host, ask: &mut Asker<'_>, call: &mut Caller<'_>) -> RunEnd {
     let began_ms = host.now_ms();
-    let mut turn = Turn { input, host, tally: Tally::default(), partial: String::new(), deadline: None, load: None };
+    let mut turn = Turn::new(input, host);
     let outcome = match turn.go(ask, call) {
         Ok(reply) => Outcome::Replied(Box::new(reply)),
         Err(End::Stopped(why)) => Outcome::Stopped { why, partial: silence::clean(&turn.partial).text },
@@ -165,7 +166,7 @@ fn compact_with(
     host: &mut dyn Host,
     ask: &mut Asker<'_>,
 ) -> (Result<Option<Compacted>, Failure>, Tally) {
-    let mut turn = Turn { input, host, tally: Tally::default(), partial: String::new(), deadline: None, load: None };
+    let mut turn = Turn::new(input, host);
     let outcome = turn.compact_all(instructions, ask).map_err(|end| match end {
         End::Failed(failure) => failure,
         End::Stopped(why) => failure(FailureKind::Stopped, format!("stopped: {}", why.as_str())),
@@ -246,6 +247,15 @@ struct Turn<'a> {
     deadline: Option<Instant>,
     /// What was to be put before the first model.
     load: Option<Load>,
+    /// Where pictures and files lie.
+    media: MediaDir,
+}
+
+impl<'a> Turn<'a> {
+    fn new(input: &'a RunInput, host: &'a mut dyn Host) -> Turn<'a> {
+        let media = MediaDir::of(&input.config.state_dir);
+        Turn { input, host, tally: Tally::default(), partial: String::new(), deadline: None, load: None, media }
+    }
 }
 
 impl Turn<'_> {
@@ -346,7 +356,8 @@ impl Turn<'_> {
             budget,
             zone: setting.has_timestamps.then_some(&setting.zone),
             is_to_answer,
-            images: &self.input.ask.images,
+            media: &self.media,
+            sees_pictures: setting.sees_pictures,
         };
         let store = self.host.store()?;
         Ok(store.snapshot(|store| history::read(store, &reading))?)
@@ -543,7 +554,12 @@ impl Turn<'_> {
         }
         let said = answered.answer.said;
         let mut items = vec![Item::Step(Step { seq: None, said, results, key: Some(key) })];
-        let user = |text| Item::User(User { seq: None, parts: vec![Part::Text(text)], is_summary: false });
+        let mut eyes = Eyes::new(&self.media, setting.sees_pictures);
+        let user = |said: Steered| {
+            let mut parts = vec![Part::Text(said.text)];
+            parts.extend(said.media.iter().map(|media| eyes.see(media)));
+            Item::User(User { seq: None, parts, is_summary: false })
+        };
         items.extend(steered.into_iter().map(user));
         Ok(items)
     }

@@ -61,6 +61,10 @@ pub enum Fact {
     },
     /// The models that an inbound message's commands look at are known.
     ModelsMade,
+    /// What came with an inbound message, and what is judged of both.
+    Unpacked(Box<(crate::defender::request::ActionRequest, crate::intake::uploads::Unpacked)>),
+    /// What came with an inbound message cannot be taken.
+    Refused(crate::protocol::error::RpcError),
     /// An inbound message was judged.
     Judged(Box<crate::defender::decision::Decision>),
     /// An inbound message is on disk, or had been there before.
@@ -170,7 +174,12 @@ impl Gateway {
                 self.chat_injected(&key_as_sent, &key, &message, &message_id);
             }
             // These belong to a message on its way, which takes them before they get here (`inbound`).
-            Fact::ModelsMade | Fact::Judged(_) | Fact::Accepted(_) | Fact::CarriedOut(_) => {
+            Fact::ModelsMade
+            | Fact::Unpacked(_)
+            | Fact::Refused(_)
+            | Fact::Judged(_)
+            | Fact::Accepted(_)
+            | Fact::CarriedOut(_) => {
                 debug_assert!(false, "a message's fact without its message")
             }
             // And these to a run, which takes them in `dispatch`.

@@ -8,6 +8,7 @@ use super::Gateway;
 use super::clients::Caller;
 use super::pairing::Token;
 use super::table;
+use crate::intake::uploads;
 use crate::protocol::connect::ClientId;
 use crate::protocol::error::RpcError;
 use crate::protocol::frame::Json;
@@ -29,12 +30,6 @@ pub const RELEASE_V3: &str = "dev";
 
 /// Names this build to protocol 4 clients.
 const BUILD_ID: &str = concat!("openclaw-rs-", env!("CARGO_PKG_VERSION"));
-
-/// Largest attachment of a message in bytes, decoded: base64 of it still fits a frame.
-pub const ATTACHMENT_BYTES_MAX: usize = 19_464_192;
-/// Largest image attachment in bytes, decoded.
-pub const ATTACHMENT_IMAGE_BYTES_MAX: usize = 6 * 1024 * 1024;
-const _: () = assert!(ATTACHMENT_BYTES_MAX / 3 * 4 < FRAME_BYTES_MAX);
 
 /// A device's token on its way to the device.
 pub struct DeviceToken {
@@ -124,7 +119,7 @@ pub fn hello(
             }
             out["auth"] = auth;
             policy["attachments"] =
-                json!({ "maxBytes": ATTACHMENT_BYTES_MAX, "maxImageBytes": ATTACHMENT_IMAGE_BYTES_MAX });
+                json!({ "maxBytes": uploads::FILE_BYTES_MAX_V4, "maxImageBytes": uploads::PICTURE_BYTES_MAX_V4 });
             // One owner's gateway: every session is seen by every operator of it.
             policy["allowedSessionVisibilities"] = json!(["shared"]);
             policy["hasMultipleSessionSharingIdentities"] = json!(false);

@@ -15,6 +15,7 @@ use crate::runtime::clock::Now;
 use crate::runtime::memory;
 use crate::store::StoreError;
 use crate::store::db::Db;
+use crate::store::media::MediaDir;
 
 /// From the start to the first removing: nothing is in a hurry while clients come back.
 pub const FIRST_REMOVAL: Duration = Duration::from_secs(60);
@@ -57,7 +58,14 @@ impl Gateway {
             let limits = Limits::of(&self.config.settings);
             let quarantine = Quarantine::new(self.config.settings.security.quarantine_dir.clone());
             let sweep = Work::Query(Box::new(move |_| limits.sweep(&quarantine, now.wall_ms)));
-            let prune = Work::Store(Box::new(move |db| limits.prune(db, now.wall_ms)));
+            let media = MediaDir::of(&self.config.state_dir);
+            let prune = Work::Store(Box::new(move |db| {
+                let n_files = db.media_prune(&media, now.wall_ms)?;
+                if n_files > 0 {
+                    log::info!("files of messages that are gone were removed files={n_files}");
+                }
+                limits.prune(db, now.wall_ms)
+            }));
             for (what, work) in [("quarantine", sweep), ("old records", prune)] {
                 self.effects.push_back(Effect::Start(Job { origin: Origin::Housekeeping(what), work }));
             }

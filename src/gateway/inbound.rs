@@ -22,7 +22,8 @@ use crate::defender::quarantine::Quarantine;
 use crate::defender::recent::RecentText;
 use crate::defender::request::ActionRequest;
 use crate::intake::Message;
-use crate::intake::accept::{self, Accepted, Begins};
+use crate::intake::accept::{self, Accepted, Begins, Files, Judged};
+use crate::intake::uploads::Uploads;
 use crate::protocol::ConnId;
 use crate::protocol::error::RpcError;
 use crate::protocol::frame::Json;
@@ -31,11 +32,15 @@ use crate::protocol::version::Protocol;
 use crate::runtime::clock::Now;
 use crate::runtime::metrics;
 use crate::store::idempotency::IDEMPOTENCY_ROWS_MAX;
+use crate::store::media::MediaDir;
 
 /// Messages on their way at once; one more is refused as busy.
 pub const MESSAGES_MAX: usize = 256;
 /// Who may wait for one message; a sender that repeats itself more often is told to wait.
 pub const WAITERS_MAX: usize = 16;
+/// Bytes of pictures and files, as they were sent, of all messages on their way; one more that brings some is refused as
+/// busy. The first is taken whatever its size, which its frame bounds.
+pub const UPLOAD_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Bytes of the judged text kept with a decision.
 pub const PREVIEW_BYTES_MAX: usize = 160;
 
@@ -80,6 +85,12 @@ struct OnItsWay {
     orders: Option<Arc<Orders>>,
     request: Arc<ActionRequest>,
     waiters: Vec<Waiter>,
+    /// Bytes of what comes with it, until it is on disk.
+    upload_bytes: usize,
+    /// What comes with it, until it is judged.
+    uploads: Uploads,
+    /// The same, taken apart: its `media`, in order.
+    files: Vec<Vec<u8>>,
     decision: Option<Decision>,
     /// Set once it was handed to the store.
     begins: Option<Begins>,
@@ -154,6 +165,10 @@ impl Inbound {
         });
     }
 
+    fn upload_bytes(&self) -> usize {
+        self.on_their_way.values().map(|way| way.upload_bytes).sum()
+    }
+
     fn same(&self, message: &Message) -> Option<u64> {
         self.on_their_way
             .iter()
@@ -184,13 +199,14 @@ impl Gateway {
         }
     }
 
-    /// Starts a message on its way; `orders` are the commands in it.
+    /// Starts a message on its way; `uploads` come with it, `orders` are the commands in it.
     ///
     /// # Errors
-    /// `UNAVAILABLE`, retryable, when [`MESSAGES_MAX`] are on their way.
+    /// `UNAVAILABLE`, retryable, when [`MESSAGES_MAX`] are on their way, or [`UPLOAD_BYTES_MAX`] of what comes with them.
     pub(super) fn receive(
         &mut self,
         message: Message,
+        uploads: Uploads,
         orders: Option<Box<Orders>>,
         waiter: Waiter,
     ) -> Result<(), RpcError> {
@@ -208,6 +224,10 @@ impl Gateway {
         if self.inbound.len() >= MESSAGES_MAX {
             return Err(RpcError::busy("too many messages are being accepted", super::dispatch::BUSY_RETRY_MS));
         }
+        let (upload_bytes, others) = (uploads.bytes(), self.inbound.upload_bytes());
+        if upload_bytes > 0 && others > 0 && others + upload_bytes > UPLOAD_BYTES_MAX {
+            return Err(RpcError::busy("too many attachments are being accepted", super::dispatch::BUSY_RETRY_MS));
+        }
         self.note_received(&message);
         let preceding = self.inbound.recent.before(message.session.as_str(), message.received_ms);
         let request = Arc::new(message.to_judge(preceding));
@@ -219,6 +239,9 @@ impl Gateway {
             orders: orders.map(Arc::from),
             request,
             waiters: vec![waiter],
+            upload_bytes,
+            uploads,
+            files: Vec::new(),
             decision: None,
             begins: None,
         };
@@ -237,18 +260,39 @@ impl Gateway {
     }
 
     fn judge_message(&mut self, ticket: u64) {
-        let Some(way) = self.inbound.on_their_way.get(&ticket) else { return };
+        let Some(way) = self.inbound.on_their_way.get_mut(&ticket) else { return };
+        let uploads = std::mem::take(&mut way.uploads);
         let (rules, judged) = (Arc::clone(&self.rules), Arc::clone(&way.request));
         let limit = self.config.settings.runtime.eval_timeout;
         let work = Work::Defend(Box::new(move |started| {
-            let decision = rules.evaluate(&judged, || started.elapsed() > limit);
-            Done { answer: None, facts: vec![Fact::Judged(Box::new(decision))] }
+            let mut facts = Vec::new();
+            let decision = if uploads.is_empty() {
+                rules.evaluate(&judged, || started.elapsed() > limit)
+            } else {
+                let unpacked = match uploads.unpack() {
+                    Ok(unpacked) => unpacked,
+                    Err(error) => return Done { answer: None, facts: vec![Fact::Refused(error)] },
+                };
+                let mut request = ActionRequest::clone(&judged);
+                // What it brings is judged with it: to the model both are what was said.
+                request.prompt.get_or_insert_default().push_str(&unpacked.to_judge);
+                let decision = rules.evaluate(&request, || started.elapsed() > limit);
+                facts.push(Fact::Unpacked(Box::new((request, unpacked))));
+                decision
+            };
+            facts.push(Fact::Judged(Box::new(decision)));
+            Done { answer: None, facts }
         }));
         self.effects.push_back(Effect::Start(Job { origin: Origin::Message(ticket), work }));
     }
 
-    /// The defender had no room: the message goes on, marked for review, never allowed in silence.
+    /// The defender had no room: the message goes on, marked for review, never allowed in silence. One that brings
+    /// something nobody looked into is to come again.
     pub(super) fn message_unjudged(&mut self, now: Now, ticket: u64) {
+        if self.inbound.on_their_way.get(&ticket).is_some_and(|way| way.upload_bytes > 0) {
+            let error = RpcError::busy("attachments cannot be looked at now", super::dispatch::BUSY_RETRY_MS);
+            return self.message_refused(now, ticket, &error);
+        }
         self.message_judged(now, ticket, Decision::queue_full());
     }
 
@@ -260,6 +304,14 @@ impl Gateway {
                 for fact in done.facts {
                     match fact {
                         Fact::ModelsMade => self.judge_message(ticket),
+                        Fact::Unpacked(unpacked) => {
+                            let Some(way) = self.inbound.on_their_way.get_mut(&ticket) else { continue };
+                            let (request, unpacked) = *unpacked;
+                            Arc::make_mut(&mut way.message).wish.media = unpacked.media;
+                            way.request = Arc::new(request);
+                            way.files = unpacked.files;
+                        }
+                        Fact::Refused(error) => self.message_refused(now, ticket, &error),
                         Fact::Judged(decision) => self.message_judged(now, ticket, *decision),
                         Fact::Accepted(accepted) => self.message_accepted(now, ticket, *accepted),
                         Fact::CarriedOut(done) => self.message_carried_out(now, ticket, *done),
@@ -267,19 +319,26 @@ impl Gateway {
                     }
                 }
             }
-            Err(_) if !is_judged => self.message_judged(now, ticket, Decision::failed()),
-            Err(error) => {
-                if let Some(way) = self.inbound.on_their_way.remove(&ticket) {
-                    self.note_processed(&way.message, "error");
-                    if way.begins == Some(Begins::Now) {
-                        self.release_run(&way.message);
-                    }
-                    for waiter in way.waiters {
-                        self.tell_waiter(waiter, Err(error.clone()));
-                    }
-                }
-            }
+            Err(error) if !is_judged => match self.inbound.on_their_way.get(&ticket) {
+                Some(way) if way.upload_bytes > 0 => self.message_refused(now, ticket, &error),
+                _ => self.message_judged(now, ticket, Decision::failed()),
+            },
+            Err(error) => self.message_refused(now, ticket, &error),
         }
+    }
+
+    /// A message does not come to be: what it brings cannot be taken, or it could not be written down.
+    fn message_refused(&mut self, now: Now, ticket: u64, error: &RpcError) {
+        let Some(way) = self.inbound.on_their_way.remove(&ticket) else { return };
+        self.note_processed(&way.message, "error");
+        if way.begins == Some(Begins::Now) {
+            self.release_run(&way.message);
+        }
+        for waiter in way.waiters {
+            self.tell_waiter(waiter, Err(error.clone()));
+        }
+        // Others of its session may have waited for it.
+        self.write_judged(now, &way.message.session);
     }
 
     /// Its decision is there. Messages of one session go to the store in the order they came, however long each was
@@ -289,8 +348,12 @@ impl Gateway {
         way.decision = Some(decision.clone());
         let judged = Arc::clone(&way.message);
         self.note_judged(&judged, &decision);
-        let session = judged.session.clone();
-        let of_session = self.inbound.on_their_way.iter().filter(|(_, way)| way.message.session == session);
+        self.write_judged(now, &judged.session);
+    }
+
+    /// Hands the messages of a session to the store that are judged, up to the first that is not.
+    fn write_judged(&mut self, now: Now, session: &SessionKey) {
+        let of_session = self.inbound.on_their_way.iter().filter(|(_, way)| way.message.session == *session);
         let ready: Vec<u64> = of_session
             .take_while(|(_, way)| way.decision.is_some())
             .filter(|(_, way)| way.begins.is_none())
@@ -317,20 +380,25 @@ impl Gateway {
         // What is blocked orders nothing.
         let orders = orders.filter(|_| decision.action != Action::Block);
         let scene = orders.map(|orders| self.scene_of(&orders, &message.session));
+        let mut files = Vec::new();
         if let Some(way) = self.inbound.on_their_way.get_mut(&ticket) {
             way.begins = Some(begins);
+            files = std::mem::take(&mut way.files);
         }
+        let media_dir = MediaDir::of(&self.config.state_dir);
         let quarantine = Quarantine::new(self.config.settings.security.quarantine_dir.clone());
         let now_ms = now.wall_ms;
         let work = Work::Store(Box::new(move |db| {
             let (masked, _) = rules.scrub(&message.text);
             let end = masked.floor_char_boundary(PREVIEW_BYTES_MAX);
             let preview = masked[..end].to_owned();
+            let files = Files { dir: &media_dir, bytes: &files };
+            let judged = Judged { message: &message, files, decision: &decision, preview };
             if let Some(scene) = scene {
-                let facts = commands::carry_out(db, &scene, &message, &decision, preview, begins, now_ms)?;
+                let facts = commands::carry_out(db, &scene, judged, begins, now_ms)?;
                 return Ok(Done { answer: None, facts });
             }
-            let accepted = accept::accept(db, &message, &decision, preview, begins, now_ms)?;
+            let accepted = accept::accept(db, judged, begins, now_ms)?;
             if decision.action == Action::Block && matches!(accepted, Accepted::New(_)) {
                 // The decision stands whether or not its copy can be written.
                 if let Err(error) = quarantine.write(&rules, &request, &decision, now_ms) {

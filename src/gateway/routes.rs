@@ -15,6 +15,7 @@ use super::limiter::{Kind, Subject};
 use super::locality::{Head, OriginVerdict};
 use super::{Gateway, inbound, openai, table};
 use crate::intake::hooks::{self, Batch};
+use crate::intake::uploads::Uploads;
 use crate::protocol::ConnId;
 use crate::protocol::connect::{ClientId, ClientMode, Credentials};
 use crate::protocol::error::{ErrorCode, RpcError};
@@ -228,7 +229,7 @@ impl Gateway {
         }
         self.http_calls.insert(conn, HttpCall::Hook { reply, outcomes });
         for (idx, message) in messages.into_iter().enumerate() {
-            if let Err(error) = self.receive(message, None, inbound::Waiter::Hook { conn, idx }) {
+            if let Err(error) = self.receive(message, Uploads::default(), None, inbound::Waiter::Hook { conn, idx }) {
                 self.hook_message_done(conn, idx, Err(error));
             }
         }

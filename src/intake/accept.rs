@@ -6,11 +6,13 @@ use super::{Message, Source, activity, turns};
 use crate::config::settings::scheduling::Wishes;
 use crate::defender::decision::{Action, Decision};
 use crate::protocol::error::RpcError;
+use crate::sessions::media::Media;
 use crate::sessions::{participants, scheduler, thinking, transcript};
 use crate::store::StoreError;
 use crate::store::db::Db;
 use crate::store::decisions::{Action as StoredAction, NewDecision};
 use crate::store::inbox::{Accepted as Inboxed, InboxState, NewInbound};
+use crate::store::media::MediaDir;
 use crate::store::sessions::SessionRow;
 
 /// What accepting a message did.
@@ -38,10 +40,33 @@ pub struct Stored {
     pub wishes: Wishes,
 }
 
-/// Pictures of one message that are kept in the transcript, in bytes of base64 together. Larger ones are seen by the run
-/// that answers the message, and named later: a transcript is read by whole messages, and one must leave room for its
-/// words.
-pub const IMAGES_KEPT_BYTES_MAX: usize = 512 * 1024;
+/// A message that was judged, on its way into the store.
+#[derive(Debug, Clone)]
+pub struct Judged<'a> {
+    /// What it says.
+    pub message: &'a Message,
+    /// What came with it.
+    pub files: Files<'a>,
+    /// What was decided about it.
+    pub decision: &'a Decision,
+    /// The beginning of what was judged, masked.
+    pub preview: String,
+}
+
+/// The bytes of the pictures and files of a message, in the order in which it names them.
+#[derive(Clone, Copy)]
+pub struct Files<'a> {
+    /// Where they are kept.
+    pub dir: &'a MediaDir,
+    /// One for each of its `media`.
+    pub bytes: &'a [Vec<u8>],
+}
+
+impl std::fmt::Debug for Files<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Files").field("count", &self.bytes.len()).finish()
+    }
+}
 
 /// When a message's run begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,18 +82,12 @@ pub fn run_key(run_id: &str) -> String {
     format!("chat:{run_id}")
 }
 
-/// Writes `message` and what was decided about it.
+/// Writes a message, what came with it, and what was decided about it.
 ///
 /// # Errors
 /// The store's; nothing is written then.
-pub fn accept(
-    db: &Db<'_>,
-    message: &Message,
-    decision: &Decision,
-    preview: String,
-    begins: Begins,
-    now_ms: i64,
-) -> Result<Accepted, StoreError> {
+pub fn accept(db: &Db<'_>, judged: Judged<'_>, begins: Begins, now_ms: i64) -> Result<Accepted, StoreError> {
+    let Judged { message, files, decision, preview } = judged;
     let body = serde_json::to_string(message).expect("a message is strings and numbers");
     let inbound = NewInbound {
         source: message.source.as_str(),
@@ -108,6 +127,10 @@ pub fn accept(
         db.inbox_set_state(inbox_id, InboxState::Quarantined, Some(&summary))?;
         activity::message_blocked(db, message, now_ms)?;
         return Ok(Accepted::New(Box::new(Stored { inbox_id, added: None, wishes: Wishes::default() })));
+    }
+    debug_assert_eq!(message.wish.media.len(), files.bytes.len(), "each has its bytes");
+    for (media, bytes) in message.wish.media.iter().zip(files.bytes) {
+        db.media_put(files.dir, &media.id, inbox_id, bytes, now_ms)?;
     }
     db.inbox_set_state(inbox_id, InboxState::Queued, Some(&summary))?;
     db.idempotency_begin(&run_key(&message.run_id), now_ms)?;
@@ -201,23 +224,16 @@ fn enter_with(
         metadata["senderIsOwner"] = json!(client.is_owner);
         metadata["transport"] = json!({ "clients": [{ "id": client.id, "mode": client.mode }] });
     }
-    let mut content = vec![json!({ "type": "text", "text": message.text })];
-    let bytes: usize = message.wish.images.iter().map(|image| image.base64.len()).sum();
-    for image in &message.wish.images {
-        content.push(match bytes <= IMAGES_KEPT_BYTES_MAX {
-            true => json!({ "type": "image", "mimeType": image.mime_type, "data": image.base64 }),
-            false => {
-                let bytes = image.base64.len() / 4 * 3;
-                json!({ "type": "image", "mimeType": image.mime_type, "omitted": true, "bytes": bytes })
-            }
-        });
+    let media = &message.wish.media;
+    if !media.is_empty() {
+        metadata["media"] = media.iter().map(Media::fact).collect();
     }
     let mut added = transcript::add(
         db,
         &message.session,
         &transcript::New {
             role: "user",
-            content: json!(content),
+            content: json!([{ "type": "text", "text": message.text }]),
             metadata,
             idempotency_key: Some(&message.turn_key()),
             extra,
@@ -230,6 +246,9 @@ fn enter_with(
         },
         now_ms,
     )?;
+    for media in media {
+        db.media_stands_in(&media.id, &added.session.session_id, &added.message_id)?;
+    }
     if !added.existed
         && let Some(session) = note_sender(db, message, &added.session, now_ms)?
     {

@@ -1,7 +1,7 @@
 //! Inbound messages: whatever door one comes through, it becomes one shape, is judged once, and is on disk before its
 //! sender is told so.
 //!
-//! [`normalise`] makes the shape, [`hooks`] reads webhook bodies, [`accept`] writes message, decision and transcript in
+//! [`normalise`] makes the shape, [`hooks`] reads webhook bodies, [`uploads`] takes pictures and files apart, [`accept`] writes message, decision and transcript in
 //! one transaction. The order of the steps is the gateway's (`gateway::inbound`). **Invariant:** the same message from
 //! the same source is stored once, however often it is delivered.
 
@@ -11,12 +11,14 @@ pub mod hooks;
 pub mod judge;
 pub mod normalise;
 pub mod turns;
+pub mod uploads;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::defender::request::{ActionRequest, Routing};
 use crate::protocol::session_key::SessionKey;
+use crate::sessions::media::Media;
 
 /// The door a message came through; also the scope of its dedupe key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,9 +123,9 @@ pub struct Wish {
     /// A name for the session, given with the message.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
-    /// Pictures that came with it.
+    /// Pictures and files that came with it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub images: Vec<Image>,
+    pub media: Vec<Media>,
     /// It is no message to the agent: its run summarises the conversation, with these wishes (`/compact`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compact: Option<String>,
@@ -163,16 +165,6 @@ impl Wish {
     pub fn is_empty(&self) -> bool {
         *self == Wish::default()
     }
-}
-
-/// A picture that came with a message.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Image {
-    /// `image/png`, …
-    pub mime_type: String,
-    /// Its bytes in base64.
-    pub base64: String,
 }
 
 impl std::fmt::Debug for Message {

@@ -67,7 +67,7 @@ impl Turn {
 
 /// Whether a message says something by itself, and does not only bring what tools answered.
 pub fn has_words(message: &Message) -> bool {
-    !message.text.is_empty() || !message.wish.images.is_empty() || message.wish.results.is_empty()
+    !message.text.is_empty() || !message.wish.media.is_empty() || message.wish.results.is_empty()
 }
 
 /// Everything a message says, for who judges it: what people and tools said before, and itself at the end.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::mailbox::LoopSender;
-use crate::agent::run::{Host, Record, RunEnd, RunEvent};
+use crate::agent::run::{Host, Record, RunEnd, RunEvent, Steered as Said};
 use crate::agent::stop::Stop;
 use crate::agent::turn;
 use crate::config::load::Loaded;
@@ -94,21 +94,21 @@ impl Host for RunHost<'_> {
         self.write(move |db| steps::record(db, &session, session_id.as_deref(), &records, &config, now_ms))
     }
 
-    fn steered(&mut self) -> Vec<String> {
-        let mut texts = Vec::new();
+    fn steered(&mut self) -> Vec<Said> {
+        let mut said = Vec::new();
         for steered in self.steered.try_iter().collect::<Vec<_>>() {
             let (into, turn_id, config, now_ms) = (self.no, self.turn_id, Arc::clone(&self.config), self.now_ms());
             if steered.claim.swap(true, Ordering::AcqRel) {
                 continue;
             }
-            let text = steered.message.text.clone();
+            let words = Said { text: steered.message.text.clone(), media: steered.message.wish.media.clone() };
             match self.write(move |db| steps::take(db, into, turn_id, &steered, &config, now_ms)) {
-                Ok(()) => texts.push(text),
+                Ok(()) => said.push(words),
                 // It was offered, not given: it keeps its own turn.
                 Err(error) => log::warn!("a message could not be taken into a run: {error}"),
             }
         }
-        texts
+        said
     }
 }
 

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::media::Media;
 use super::transcript;
 use crate::protocol::version::Protocol;
 use crate::store::StoreError;
@@ -169,6 +170,29 @@ fn plain(message: &mut Value) {
     }
 }
 
+/// Protocol 3 knows pictures as parts of the content; what else came is named.
+fn show_media(message: &mut Value) {
+    let came = Media::in_message(message);
+    let Some(blocks) = message.get_mut("content").and_then(Value::as_array_mut) else { return };
+    for media in came {
+        blocks.push(match media.is_picture() {
+            true => json!({ "type": "image", "mimeType": media.mime_type, "omitted": true, "bytes": media.bytes }),
+            false => json!({ "type": "text", "text": format!("[media attached: {}]", media.name()) }),
+        });
+    }
+}
+
+/// Bytes that stand in a message itself, as imported ones have them, are not sent around.
+fn drop_data(block: &mut Value) {
+    if block["type"] == "image"
+        && let Some(fields) = block.as_object_mut()
+        && let Some(Value::String(data)) = fields.remove("data")
+    {
+        fields.insert("omitted".to_owned(), json!(true));
+        fields.insert("bytes".to_owned(), json!(data.len() / 4 * 3));
+    }
+}
+
 fn show(row: &MessageRow, chars: usize, protocol: Protocol) -> Value {
     let parsed = row.message.as_deref().and_then(|text| serde_json::from_str::<Value>(text).ok());
     let Some(mut message) = parsed else {
@@ -187,6 +211,9 @@ fn show(row: &MessageRow, chars: usize, protocol: Protocol) -> Value {
             fields.remove(name);
         }
     }
+    if protocol == Protocol::V3 {
+        show_media(&mut message);
+    }
     if protocol == Protocol::V4 {
         tell_failure(&mut message);
         plain(&mut message);
@@ -195,6 +222,7 @@ fn show(row: &MessageRow, chars: usize, protocol: Protocol) -> Value {
         Some(Value::String(text)) => cut(text, chars),
         Some(Value::Array(blocks)) => {
             for block in blocks {
+                drop_data(block);
                 if let Some(Value::String(text)) = block.get_mut("text") {
                     cut(text, chars);
                 }

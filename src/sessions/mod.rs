@@ -2,7 +2,8 @@
 //!
 //! [`transcript`] adds messages and [`history`] reads them back as clients see them; [`row`] shows a session, [`list`],
 //! [`resolve`] and [`preview`] find sessions and show parts of them; [`patch`] says what of a session may be changed and
-//! to what. [`branches`] shows where a conversation goes several ways. [`activation`] says which messages in groups are answered, and [`scheduler`] when.
+//! to what. [`branches`] shows where a conversation goes several ways, [`media`] what comes with a message beside its
+//! words. [`activation`] says which messages in groups are answered, and [`scheduler`] when.
 //!
 //! **Invariant:** a session's transcript is only ever added to, compacted or archived; nothing here deletes what was
 //! said.
@@ -11,6 +12,7 @@ pub mod activation;
 pub mod branches;
 pub mod history;
 pub mod list;
+pub mod media;
 pub mod participants;
 pub mod patch;
 pub mod preview;

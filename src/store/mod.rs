@@ -30,6 +30,7 @@ pub mod decisions;
 pub mod devices;
 pub mod idempotency;
 pub mod inbox;
+pub mod media;
 pub mod memory;
 pub mod meta;
 pub mod session_state;

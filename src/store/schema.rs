@@ -25,6 +25,7 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 2, sql: include_str!("migrations/002.sql") },
     Migration { version: 3, sql: include_str!("migrations/003.sql") },
     Migration { version: 4, sql: include_str!("migrations/004.sql") },
+    Migration { version: 5, sql: include_str!("migrations/005.sql") },
 ];
 
 /// The version of a file that has seen every migration.

@@ -26,6 +26,8 @@ mod bad_input;
 mod durability;
 // Turns with a model, as clients see them.
 mod turns;
+// Pictures and files that come with messages.
+mod attachments;
 // Turns that are killed at every point.
 mod chaos;
 // Our own command line, as scripts use it.

@@ -80,13 +80,13 @@ impl Host for Double {
         Ok(())
     }
 
-    fn steered(&mut self) -> Vec<String> {
+    fn steered(&mut self) -> Vec<Steered> {
         self.fuse.tick();
         let texts = if self.steered.is_empty() { Vec::new() } else { self.steered.remove(0) };
         for text in &texts {
             user(&mut self.database, text);
         }
-        texts
+        texts.into_iter().map(|text| Steered { text, media: Vec::new() }).collect()
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::chat::{images, is_served, run_id, session_key};
+use super::chat::{is_served, run_id, session_key, uploads};
 use crate::agent::run::EXTRA_SYSTEM_CHARS_MAX;
 use crate::gateway::Gateway;
 use crate::gateway::inbound::{Known, Waiter};
@@ -87,13 +87,13 @@ fn ask(gateway: &mut Gateway, call: &Call, params: AgentParams) -> Result<(), Rp
             return answer(gateway, call, &frame, verdict.is_ok(), &verdict.summary(call.protocol()));
         }
     }
+    let uploads = uploads(call, params.attachments)?;
     let wish = Wish {
         thinking: params.thinking,
         model: model(params.provider, params.model),
         extra_system: params.extra_system_prompt.map(|text| text.chars().take(EXTRA_SYSTEM_CHARS_MAX).collect()),
         // Seconds; 0 means no limit of its own.
         timeout_ms: params.timeout.map(|seconds| seconds.0 as u64 * 1000).filter(|ms| *ms > 0),
-        images: images(params.attachments)?,
         label: params.label.map(|label| label.0.trim().to_owned()).filter(|label| !label.is_empty()),
         ..Wish::default()
     };
@@ -115,7 +115,7 @@ fn ask(gateway: &mut Gateway, call: &Call, params: AgentParams) -> Result<(), Rp
     };
     let names_session = params.session_key.is_some();
     let orders = runs::commands::take(&mut message, call);
-    gateway.receive(message, orders, Waiter::Agent { conn: call.conn(), id: call.id.clone(), names_session })
+    gateway.receive(message, uploads, orders, Waiter::Agent { conn: call.conn(), id: call.id.clone(), names_session })
 }
 
 /// A model as a caller names it for one run.

@@ -1,7 +1,5 @@
 //! Talking to an agent: what was said, saying something, putting words in.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Map, Value, json};
 
 use crate::agent::stop::Why;
@@ -10,7 +8,8 @@ use crate::gateway::runs::close::Verdict;
 use crate::gateway::runs::commands;
 use crate::gateway::table::{Call, QueryCx, StoreCx, need};
 use crate::gateway::{Fact, Gateway};
-use crate::intake::{Image, Message, Source, Wish, normalise};
+use crate::intake::uploads::{Bounds, Uploads};
+use crate::intake::{Message, Source, Wish, normalise};
 use crate::protocol::error::{ErrorCode, RpcError};
 use crate::protocol::frame::{Json, response_error};
 use crate::protocol::params::{Any, Count, Int, Issues, NonEmpty, Params, Positive, Text, find};
@@ -278,10 +277,6 @@ crate::words! {
 
 /// Longest idempotency key in bytes.
 const IDEMPOTENCY_KEY_BYTES_MAX: usize = 256;
-/// Largest picture of a message, in bytes as decoded.
-pub const IMAGE_BYTES_MAX: usize = 5_000_000;
-/// Pictures of one message.
-pub const IMAGES_MAX: usize = 16;
 
 /// The parameters of `chat.send`. Protocol 4 refuses a call that does not say which session it is for before it looks
 /// at anything else.
@@ -312,8 +307,8 @@ pub(super) fn is_served(gateway: &Gateway, call: &Call, key: &SessionKey) -> Res
 fn send(gateway: &mut Gateway, call: &Call, Targeted(params): Targeted) -> Result<(), RpcError> {
     let text = normalise::text(&params.message)?;
     let run_id = run_id(params.idempotency_key.0)?;
-    let images = images(params.attachments)?;
-    if text.trim().is_empty() && images.is_empty() {
+    let uploads = uploads(call, params.attachments)?;
+    if text.trim().is_empty() && uploads.is_empty() {
         return Err(RpcError::invalid("message or attachment required"));
     }
     let session = session_key(&params.session_key.0, params.agent_id.as_ref(), &gateway.keys)?;
@@ -338,7 +333,6 @@ fn send(gateway: &mut Gateway, call: &Call, Targeted(params): Targeted) -> Resul
         thinking: params.thinking,
         timeout_ms: params.timeout_ms.map(|ms| ms.0 as u64).filter(|ms| *ms > 0),
         queue_mode: params.queue_mode.map(|mode| mode.as_str().to_owned()),
-        images,
         ..Wish::default()
     };
     let mut message = Message {
@@ -360,7 +354,7 @@ fn send(gateway: &mut Gateway, call: &Call, Targeted(params): Targeted) -> Resul
     let is_literal = params.suppress_command_interpretation == Some(true);
     let orders = if is_literal { None } else { commands::take(&mut message, call) };
     let key_as_sent = params.session_key.0;
-    gateway.receive(message, orders, Waiter::Call { conn: call.conn(), id: call.id.clone(), key_as_sent })
+    gateway.receive(message, uploads, orders, Waiter::Call { conn: call.conn(), id: call.id.clone(), key_as_sent })
 }
 
 /// A caller's idempotency key, which names the run.
@@ -371,45 +365,10 @@ pub(super) fn run_id(key: String) -> Result<String, RpcError> {
     Ok(key)
 }
 
-/// The pictures that come with a message.
-pub(super) fn images(attachments: Option<Vec<Any>>) -> Result<Vec<Image>, RpcError> {
-    let attachments = attachments.unwrap_or_default();
-    if attachments.len() > IMAGES_MAX {
-        return Err(RpcError::invalid(format!("more than {IMAGES_MAX} attachments")));
-    }
-    attachments.iter().enumerate().map(|(idx, attachment)| image(idx, &attachment.0)).collect()
-}
-
-fn image(idx: usize, attachment: &Value) -> Result<Image, RpcError> {
-    let text = |name: &str| attachment.get(name).and_then(Value::as_str).map(str::trim).filter(|text| !text.is_empty());
-    let name = text("fileName").map_or_else(|| format!("attachment-{}", idx + 1), short);
-    let refuse = |why: &str| RpcError::invalid(format!("Error: attachment {name}: {why}"));
-    let content = text("content").ok_or_else(|| refuse("content must be base64 string"))?;
-    let (declared, base64) = match content.strip_prefix("data:").and_then(|rest| rest.split_once(";base64,")) {
-        Some((mime, base64)) => (Some(mime), base64),
-        None => (text("mimeType"), content),
-    };
-    let bytes = BASE64.decode(base64).map_err(|_| refuse("invalid base64 content"))?;
-    if bytes.len() > IMAGE_BYTES_MAX {
-        return Err(refuse(&format!("exceeds size limit ({} > {IMAGE_BYTES_MAX} bytes)", bytes.len())));
-    }
-    // What the bytes are counts, not what they are called.
-    let mime = sniff(&bytes).ok_or_else(|| match declared {
-        Some(mime) if !mime.starts_with("image/") => refuse("only images can be attached by this build"),
-        _ => refuse("it is no picture that this build knows (PNG, JPEG, GIF, WebP)"),
-    })?;
-    Ok(Image { mime_type: mime.to_owned(), base64: base64.to_owned() })
-}
-
-/// What kind of picture these bytes are.
-pub(in crate::gateway) fn sniff(bytes: &[u8]) -> Option<&'static str> {
-    match bytes {
-        [0x89, b'P', b'N', b'G', ..] => Some("image/png"),
-        [0xff, 0xd8, 0xff, ..] => Some("image/jpeg"),
-        [b'G', b'I', b'F', b'8', ..] => Some("image/gif"),
-        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Some("image/webp"),
-        _ => None,
-    }
+/// The pictures and files that come with a message.
+pub(super) fn uploads(call: &Call, attachments: Option<Vec<Any>>) -> Result<Uploads, RpcError> {
+    let attachments = attachments.unwrap_or_default().into_iter().map(|attachment| attachment.0).collect();
+    Uploads::of_params(attachments, Bounds::of(call.protocol()))
 }
 
 /// Answers as the run did before: a failure comes again as one, with what it said.

@@ -1,7 +1,5 @@
 //! What both endpoints read of a request in the same way: agent, session, tools, pictures, and how it is to be answered.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Map, Value, json};
 
 use super::trouble::Trouble;
@@ -9,10 +7,11 @@ use crate::agent::run::EXTRA_SYSTEM_CHARS_MAX;
 use crate::config::settings::agents::Agents;
 use crate::config::settings::gateway::Endpoint;
 use crate::gateway::http::HttpRequest;
-use crate::gateway::methods::chat::{IMAGE_BYTES_MAX, sniff};
 use crate::intake::turns::{TURNS_MAX, Turn};
-use crate::intake::{Image, SenderTool, Wish, normalise};
+use crate::intake::uploads::{Bounds, Upload, Uploads};
+use crate::intake::{SenderTool, Wish, normalise};
 use crate::protocol::session_key::{AGENT_ID_CHARS_MAX, KeyRules, SessionKey, agent_id};
+use crate::protocol::version::Protocol;
 use crate::runtime::random;
 
 /// Tools that one request may offer.
@@ -28,6 +27,8 @@ pub(super) struct Asked {
     pub(super) session: SessionKey,
     /// What is said.
     pub(super) text: String,
+    /// What comes with it.
+    pub(super) uploads: Uploads,
     /// How it is to be answered.
     pub(super) wish: Wish,
     /// Which tools must be called.
@@ -288,7 +289,7 @@ pub(super) fn params(body: &Value, tokens_words: &[&str]) -> Result<Map<String, 
 }
 
 /// A picture in a request: only one whose bytes are in it.
-pub(super) fn image(url: &str) -> Result<Image, Trouble> {
+pub(super) fn image(url: &str) -> Result<Upload, Trouble> {
     let Some(data) = url.trim().strip_prefix("data:") else {
         let why = "this build fetches no pictures: send the bytes, as data:image/png;base64,…";
         return Err(Trouble::invalid(format!("Invalid image_url content in `messages`: {why}")));
@@ -296,18 +297,12 @@ pub(super) fn image(url: &str) -> Result<Image, Trouble> {
     let Some((_, base64)) = data.split_once(',').filter(|(about, _)| about.to_lowercase().ends_with(";base64")) else {
         return Err(bad_image("a data URL must be base64 encoded"));
     };
-    image_of(base64)
+    Ok(image_of(base64))
 }
 
-/// A picture by its bytes in base64.
-pub(super) fn image_of(base64: &str) -> Result<Image, Trouble> {
-    let bytes = BASE64.decode(base64.trim()).map_err(|_| bad_image("its base64 cannot be read"))?;
-    if bytes.len() > IMAGE_BYTES_MAX {
-        return Err(bad_image(&format!("it has {} bytes, at most {IMAGE_BYTES_MAX} are accepted", bytes.len())));
-    }
-    // What the bytes are counts, not what they are called.
-    let mime = sniff(&bytes).ok_or_else(|| bad_image("it is no PNG, JPEG, GIF or WebP"))?;
-    Ok(Image { mime_type: mime.to_owned(), base64: base64.trim().to_owned() })
+/// A picture by its bytes in base64. Whether it is one shows when it is taken apart.
+pub(super) fn image_of(base64: &str) -> Upload {
+    Upload { name: None, base64: base64.trim().to_owned() }
 }
 
 fn bad_image(why: &str) -> Trouble {
@@ -315,7 +310,7 @@ fn bad_image(why: &str) -> Trouble {
 }
 
 /// Checks the pictures of a request together.
-pub(super) fn images(house: &House<'_>, images: Vec<Image>) -> Result<Vec<Image>, Trouble> {
+pub(super) fn images(house: &House<'_>, images: Vec<Upload>) -> Result<Uploads, Trouble> {
     let (count_max, bytes_max) = (house.endpoint.images_max, house.endpoint.images_bytes_max);
     if images.len() > count_max {
         return Err(bad_image(&format!("{} pictures, at most {count_max} are accepted", images.len())));
@@ -324,7 +319,8 @@ pub(super) fn images(house: &House<'_>, images: Vec<Image>) -> Result<Vec<Image>
     if bytes > bytes_max {
         return Err(bad_image(&format!("{bytes} bytes of pictures, at most {bytes_max} are accepted")));
     }
-    Ok(images)
+    let bounds = Bounds { takes_files: false, ..Bounds::of(Protocol::V3) };
+    Uploads::new(images, bounds).map_err(|error| Trouble::of_refusal(&error))
 }
 
 /// A conversation as a client keeps it, taken apart.
@@ -335,7 +331,7 @@ pub(super) struct Talk {
     /// What was said, in order.
     pub(super) turns: Vec<Turn>,
     /// Pictures of the newest of a person's turns.
-    pub(super) images: Vec<Image>,
+    pub(super) images: Vec<Upload>,
 }
 
 impl Talk {
@@ -375,7 +371,6 @@ impl Talk {
         };
         let wish = Wish {
             extra_system: (!system.is_empty()).then_some(system),
-            images: self.images,
             earlier: earlier.into_iter().map(normal_turn).collect::<Result<_, _>>()?,
             results: results.into_iter().map(normal_turn).collect::<Result<_, _>>()?,
             ..Wish::default()

@@ -8,8 +8,9 @@ use super::{Ended, Live};
 use crate::agent::talk::{ToolCall, Usage};
 use crate::gateway::http::{HttpRequest, HttpResponse};
 use crate::gateway::routes::json_response;
+use crate::intake::SenderTool;
 use crate::intake::turns::{Call, Turn};
-use crate::intake::{Image, SenderTool};
+use crate::intake::uploads::Upload;
 
 /// Bytes of a call's arguments in one chunk.
 const ARGUMENTS_BYTES: usize = 256;
@@ -32,15 +33,15 @@ pub(super) fn read(house: &House<'_>, request: &HttpRequest, body: &Value) -> Re
     let choice = Choice::read(body.get("tool_choice"))?;
     let tools = choice.apply(asked::tools(tools(body.get("tools"))?)?)?;
     let mut talk = talk(body)?;
-    talk.images = asked::images(house, talk.images)?;
+    let uploads = asked::images(house, std::mem::take(&mut talk.images))?;
     let (text, wish) = talk.into_wish(&choice)?;
-    if text.is_empty() && wish.images.is_empty() && wish.results.is_empty() {
+    if text.is_empty() && uploads.is_empty() && wish.results.is_empty() {
         return Err(Trouble::invalid("Missing user message in `messages`."));
     }
     let wants_usage = body.pointer("/stream_options/include_usage") == Some(&Value::Bool(true));
     let is_streamed = body.get("stream") == Some(&Value::Bool(true));
     let wish = crate::intake::Wish { tools, params, ..wish };
-    Ok(Asked { model, session, text, wish, choice, is_streamed, wants_usage })
+    Ok(Asked { model, session, text, uploads, wish, choice, is_streamed, wants_usage })
 }
 
 fn tools(tools: Option<&Value>) -> Result<Vec<SenderTool>, Trouble> {
@@ -130,7 +131,7 @@ fn text_in(content: Option<&Value>) -> String {
     }
 }
 
-fn images_in(content: Option<&Value>) -> Result<Vec<Image>, Trouble> {
+fn images_in(content: Option<&Value>) -> Result<Vec<Upload>, Trouble> {
     let parts = content.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     let is_image = |part: &&Value| text_of(part, "type") == Some("image_url");
     let read = |part: &Value| {

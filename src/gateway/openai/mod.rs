@@ -235,7 +235,7 @@ fn begin(gateway: &mut Gateway, now: Now, caller: &Caller, request: &HttpRequest
             responses::read(&house, request, &body, before.transpose()?)?
         }
     };
-    let Asked { model, session, text, mut wish, choice, is_streamed, wants_usage } = asked;
+    let Asked { model, session, text, uploads, mut wish, choice, is_streamed, wants_usage } = asked;
     if let Some(other) = request.header("x-openclaw-model").map(str::trim).filter(|model| !model.is_empty()) {
         if !caller.scopes.satisfies(Scope::Admin, Protocol::V4) {
             return Err(Trouble::invalid("`x-openclaw-model` needs the scope operator.admin"));
@@ -284,7 +284,7 @@ fn begin(gateway: &mut Gateway, now: Now, caller: &Caller, request: &HttpRequest
     };
     let conn = caller.conn;
     // A program's words are words: it calls methods where a person types commands.
-    gateway.receive(message, None, Waiter::OpenAi { conn }).map_err(|error| Trouble::of_refusal(&error))?;
+    gateway.receive(message, uploads, None, Waiter::OpenAi { conn }).map_err(|error| Trouble::of_refusal(&error))?;
     gateway.http_calls.insert(conn, HttpCall::OpenAi(Box::new(live)));
     gateway.effects.push_back(Effect::Hold(conn));
     Ok(())

@@ -9,8 +9,9 @@ use super::{Ended, Live};
 use crate::agent::talk::Usage;
 use crate::gateway::http::{HttpRequest, HttpResponse};
 use crate::gateway::routes::json_response;
+use crate::intake::SenderTool;
 use crate::intake::turns::{Call, Turn};
-use crate::intake::{Image, SenderTool};
+use crate::intake::uploads::Upload;
 use crate::protocol::session_key::SessionKey;
 use crate::runtime::random;
 
@@ -38,15 +39,15 @@ pub(super) fn read(
     if let Some(instructions) = text_of(body, "instructions").filter(|text| !text.trim().is_empty()) {
         talk.system.insert(0, instructions.trim().to_owned());
     }
-    talk.images = asked::images(house, talk.images)?;
+    let uploads = asked::images(house, std::mem::take(&mut talk.images))?;
     let (text, wish) = talk.into_wish(&choice)?;
-    if text.is_empty() && wish.images.is_empty() && wish.results.is_empty() {
+    if text.is_empty() && uploads.is_empty() && wish.results.is_empty() {
         return Err(Trouble::invalid("Missing user message in `input`."));
     }
     let thinking = body.pointer("/reasoning/effort").and_then(Value::as_str).map(str::to_owned);
     let wish = crate::intake::Wish { tools, params, thinking, ..wish };
     let is_streamed = body.get("stream") == Some(&Value::Bool(true));
-    Ok(Asked { model, session, text, wish, choice, is_streamed, wants_usage: true })
+    Ok(Asked { model, session, text, uploads, wish, choice, is_streamed, wants_usage: true })
 }
 
 fn tools(tools: Option<&Value>) -> Result<Vec<SenderTool>, Trouble> {
@@ -138,7 +139,7 @@ fn text_in(content: Option<&Value>) -> String {
     }
 }
 
-fn images_in(content: Option<&Value>) -> Result<Vec<Image>, Trouble> {
+fn images_in(content: Option<&Value>) -> Result<Vec<Upload>, Trouble> {
     let parts = content.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     let mut images = Vec::new();
     for part in parts {
@@ -152,13 +153,13 @@ fn images_in(content: Option<&Value>) -> Result<Vec<Image>, Trouble> {
 }
 
 /// A picture as the published SDK sends it (`image_url`), or as upstream reads it (`source`).
-fn image(part: &Value) -> Result<Image, Trouble> {
+fn image(part: &Value) -> Result<Upload, Trouble> {
     if let Some(url) = text_of(part, "image_url") {
         return asked::image(url);
     }
     let source = part.get("source").unwrap_or(&Value::Null);
     match (text_of(source, "type"), text_of(source, "data"), text_of(source, "url")) {
-        (Some("base64"), Some(data), _) => asked::image_of(data),
+        (Some("base64"), Some(data), _) => Ok(asked::image_of(data)),
         (_, _, Some(url)) => asked::image(url),
         _ => Err(Trouble::invalid("an input_image needs an image_url")),
     }

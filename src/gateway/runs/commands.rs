@@ -18,13 +18,12 @@ use crate::agent::commands::{self, Effect, Given, Ground, Parsed};
 use crate::agent::models::{LazyModels, Models};
 use crate::agent::setting;
 use crate::agent::stop::Why;
-use crate::defender::decision::Decision;
 use crate::gateway::broadcast::{self, For};
 use crate::gateway::dispatch::authorize;
 use crate::gateway::inbound::{PastRun, Waiter};
 use crate::gateway::table::{self, Call, Need, Run, StoreCx, need};
 use crate::gateway::{Fact, Gateway, Snapshot};
-use crate::intake::accept::{self, Accepted, Begins, Stored};
+use crate::intake::accept::{self, Accepted, Begins, Judged, Stored};
 use crate::intake::{Message, Wish};
 use crate::protocol::error::{ErrorCode, RpcError};
 use crate::protocol::frame::Json;
@@ -130,22 +129,22 @@ pub struct Said {
 pub(in crate::gateway) fn carry_out(
     db: &Db<'_>,
     scene: &Scene,
-    message: &Message,
-    decision: &Decision,
-    preview: String,
+    judged: Judged<'_>,
     begins: Begins,
     now_ms: i64,
 ) -> Result<Vec<Fact>, StoreError> {
+    let message = judged.message;
     let session = match db.session(message.session.as_str())? {
         Some(session) => session,
         None => transcript::fresh(&message.session, now_ms),
     };
     let effects = scene.effects(&session, message, now_ms);
     if scene.orders.is_beside_words {
-        return beside_words(db, scene, &effects, message, decision, preview, begins, now_ms);
+        return beside_words(db, scene, &effects, judged, begins, now_ms);
     }
     let run = effects.iter().find_map(|effect| scene.run_of(effect, message));
-    let accepted = accept::accept(db, run.as_ref().unwrap_or(message), decision, preview, Begins::Later, now_ms)?;
+    let judged = Judged { message: run.as_ref().unwrap_or(message), ..judged };
+    let accepted = accept::accept(db, judged, Begins::Later, now_ms)?;
     let Accepted::New(mut stored) = accepted else { return Ok(vec![Fact::Accepted(Box::new(accepted))]) };
     let mut facts = Vec::new();
     let (mut lines, mut is_notice, mut stops) = (Vec::new(), false, false);
@@ -203,18 +202,16 @@ pub(in crate::gateway) fn carry_out(
 }
 
 /// Commands among words are answered beside the run of the words, under a name of their own.
-#[expect(clippy::too_many_arguments, reason = "the parts of one message on its way")]
 fn beside_words(
     db: &Db<'_>,
     scene: &Scene,
     effects: &[Effect],
-    message: &Message,
-    decision: &Decision,
-    preview: String,
+    judged: Judged<'_>,
     begins: Begins,
     now_ms: i64,
 ) -> Result<Vec<Fact>, StoreError> {
-    let accepted = accept::accept(db, message, decision, preview, begins, now_ms)?;
+    let message = judged.message;
+    let accepted = accept::accept(db, judged, begins, now_ms)?;
     let is_new = matches!(accepted, Accepted::New(_));
     let mut facts = vec![Fact::Accepted(Box::new(accepted))];
     for (idx, effect) in effects.iter().enumerate().filter(|_| is_new) {

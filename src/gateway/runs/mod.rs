@@ -33,7 +33,7 @@ use crate::agent::cooldown::Cooldowns;
 use crate::agent::models::LazyModels;
 use crate::agent::run::{Ask, RunEnd, RunEvent};
 use crate::agent::stop::{Stop, Why};
-use crate::agent::talk::{Part, ToolSpec};
+use crate::agent::talk::ToolSpec;
 use crate::config::load::{LoadInputs, Loaded};
 use crate::config::settings::scheduling::{Mode, Wishes};
 use crate::intake::Message;
@@ -609,10 +609,6 @@ impl Gateway {
 /// What a message's sender asks of its run.
 fn ask(message: &Message) -> Ask {
     let wish = &message.wish;
-    let image = |image: &crate::intake::Image| Part::Image {
-        mime: image.mime_type.clone(),
-        base64: image.base64.as_str().into(),
-    };
     let tool = |tool: &crate::intake::SenderTool| ToolSpec {
         name: tool.name.clone(),
         description: tool.description.clone(),
@@ -623,7 +619,6 @@ fn ask(message: &Message) -> Ask {
         model: wish.model.clone(),
         extra_system: wish.extra_system.clone(),
         timeout: wish.timeout_ms.map(Duration::from_millis),
-        images: wish.images.iter().map(image).collect(),
         params: wish.params.clone(),
         client_tools: wish.tools.iter().map(tool).collect(),
     }
