@@ -160,6 +160,7 @@ pub fn record(plan: &Plan, summary: &str, idempotency_key: String) -> Record {
             json!({ "summary": summary, "firstKeptSeq": plan.first_kept, "tokensBefore": plan.tokens_before }),
         )],
         idempotency_key,
+        judged: Vec::new(),
     }
 }
 

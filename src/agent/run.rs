@@ -10,6 +10,8 @@ use super::models::LazyModels;
 use super::stop::{Stop, Why};
 use super::talk::{Attempt, Failure, Prices, Said, Thinking, Usage};
 use crate::config::load::Loaded;
+use crate::defender::decision::Decision;
+use crate::defender::request::ActionRequest;
 use crate::defender::rules::Rules;
 use crate::protocol::session_key::SessionKey;
 use crate::sessions::media::Media;
@@ -101,6 +103,20 @@ pub struct Record {
     pub extra: Vec<(&'static str, Value)>,
     /// `RUNID:step:N`, …
     pub idempotency_key: String,
+    /// What the defender decided about what it tells of, written down with it: about each call before it is made, about
+    /// each answer before a model sees it.
+    pub judged: Vec<Judged>,
+}
+
+/// What the defender decided about something a run does.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Judged {
+    /// What was judged: where it comes from and which tool it is about, without its text.
+    pub request: ActionRequest,
+    /// The decision.
+    pub decision: Decision,
+    /// The beginning of the text, masked.
+    pub preview: String,
 }
 
 /// What happens in a run while it goes on.

@@ -16,7 +16,7 @@ use super::conversation::{Conversation, Item, Step, User};
 use super::cooldown::Cooldowns;
 use super::history::{self, Eyes, Reading, SILENT};
 use super::models::ModelRef;
-use super::run::{Host, Load, Outcome, Record, Reply, RunEnd, RunEvent, RunInput, Steered};
+use super::run::{Host, Judged, Load, Outcome, Record, Reply, RunEnd, RunEvent, RunInput, Steered};
 use super::setting::Setting;
 use super::silence::{self, Gate, ReplyTo};
 use super::stop::{Stop, Why};
@@ -70,7 +70,7 @@ pub fn run(input: RunInput, host: &mut dyn Host) -> RunEnd {
     let mut cooldowns = input.cooldowns.clone();
     let end = {
         let mut ask = asker(&input, host.stop().clone(), &mut cooldowns);
-        turn(&input, host, &mut ask, &mut |setting, call| calls::call(&input, setting, call))
+        turn(&input, host, &mut ask, &mut |setting, call, judged| calls::call(&input, setting, call, judged))
     };
     RunEnd { cooldowns, ..end }
 }
@@ -99,7 +99,7 @@ fn asker<'a>(
 }
 
 /// Calls a tool for a run ([`super::calls::call`]).
-pub type Caller<'a> = dyn FnMut(&Setting, &ToolCall) -> Called + 'a;
+pub type Caller<'a> = dyn FnMut(&Setting, &ToolCall, Option<&Judged>) -> Called + 'a;
 
 /// Runs the loop to its end.
 pub fn turn(input: &RunInput, host: &mut dyn Host, ask: &mut Asker<'_>, call: &mut Caller<'_>) -> RunEnd {
@@ -225,6 +225,7 @@ fn said_of(input: &RunInput, compacted: Option<&Compacted>) -> Reply {
             content: json!([{ "type": "text", "text": text }]),
             extra: transcript::answer_fields(),
             idempotency_key: input.run_id.clone(),
+            judged: Vec::new(),
         },
         text,
     }
@@ -365,7 +366,7 @@ impl Turn<'_> {
 
     /// Takes up what this very run has done before: answers calls that were interrupted, and counts its steps.
     fn take_up(&mut self, conversation: &mut Conversation, guard: &mut Guard) -> Result<u32, End> {
-        let prefix = format!("{}:step:", self.input.run_id);
+        let prefix = step_prefix(&self.input.run_id);
         let unanswered = std::mem::take(&mut conversation.unanswered);
         let mut n_steps = 0;
         for (place, item) in conversation.items.iter_mut().enumerate() {
@@ -503,6 +504,7 @@ impl Turn<'_> {
                 content: Value::Array(content),
                 extra,
                 idempotency_key: format!("{}:reply", self.input.run_id),
+                judged: Vec::new(),
             },
         })
     }
@@ -516,19 +518,21 @@ impl Turn<'_> {
         guard: &mut Guard,
         caller: &mut Caller<'_>,
     ) -> Result<Vec<Item>, End> {
-        let key = format!("{}:step:{number}", self.input.run_id);
+        let key = step_key(&self.input.run_id, number);
+        let calls: Vec<ToolCall> = answered.answer.calls().cloned().collect();
+        let judged: Vec<Option<Judged>> = calls.iter().map(|call| calls::judge(self.input, setting, call)).collect();
         let record = Record {
             role: "assistant",
             content: Value::Array(answered.answer.said.iter().map(block).collect()),
             extra: self.about(&answered),
             idempotency_key: key.clone(),
+            judged: judged.iter().flatten().cloned().collect(),
         };
         self.check()?;
         self.host.record(vec![record])?;
         self.partial.clear();
-        let calls: Vec<ToolCall> = answered.answer.calls().cloned().collect();
         let (mut results, mut steered) = (Vec::with_capacity(calls.len()), Vec::new());
-        for (idx, call) in calls.iter().enumerate() {
+        for (idx, (call, judged)) in calls.iter().zip(&judged).enumerate() {
             self.check()?;
             let (id, name) = (call.id.clone(), call.name.clone());
             self.host.tell(RunEvent::ToolStart { id, name, arguments: call.arguments.clone() });
@@ -537,7 +541,7 @@ impl Turn<'_> {
             } else if let Some(refusal) = guard.refuses(call) {
                 Called::failed(call, refusal)
             } else {
-                let called = caller(setting, call);
+                let called = caller(setting, call, judged.as_ref());
                 guard.note(call, &called.result);
                 self.tally.tool_calls += 1;
                 called
@@ -673,8 +677,22 @@ fn begin_anew(host: &mut dyn Host, partial: &mut String, gate: &mut Gate) {
     host.tell(RunEvent::Restart);
 }
 
+/// The beginning of the idempotency keys of what a run recorded step by step.
+pub fn step_prefix(run_id: &str) -> String {
+    format!("{run_id}:step:")
+}
+
+/// The idempotency key of a call's result; `step` is that of the answer that called.
+pub fn result_key_of(step: &str, idx: usize) -> String {
+    format!("{step}:result:{idx}")
+}
+
+fn step_key(run_id: &str, step: u32) -> String {
+    format!("{}{step}", step_prefix(run_id))
+}
+
 fn result_key(run_id: &str, step: u32, idx: usize) -> String {
-    format!("{run_id}:step:{step}:result:{idx}")
+    result_key_of(&step_key(run_id, step), idx)
 }
 
 /// A part of what a model said, as it is stored.

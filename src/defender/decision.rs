@@ -103,6 +103,11 @@ impl Decision {
         self
     }
 
+    /// Whether it says that nothing could be judged, for want of time or room, and nothing of the action itself.
+    pub fn is_unjudged(&self) -> bool {
+        self.tags.iter().any(|tag| matches!(*tag, tag::TIMEOUT | tag::RUNTIME_ERROR))
+    }
+
     fn unjudged(risk_score: u8, tag: &'static str, reason: &str) -> Decision {
         Decision {
             action: Action::Review,

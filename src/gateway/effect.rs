@@ -151,8 +151,8 @@ pub enum Work {
 pub struct RunWork {
     /// Which.
     pub no: RunNo,
-    /// The inbox row of the message that names it.
-    pub turn_id: i64,
+    /// The inbox row of the message that names it; `None`: it was asked for by a call.
+    pub turn_id: Option<i64>,
     /// The session's id when it began. When it has another one, or is gone, the run has nothing to write to any more.
     pub session_id: Option<String>,
     /// What it starts with.

@@ -65,6 +65,8 @@ pub enum Fact {
     Unpacked(Box<(crate::defender::request::ActionRequest, crate::intake::uploads::Unpacked)>),
     /// What came with an inbound message cannot be taken.
     Refused(crate::protocol::error::RpcError),
+    /// Something that a run does was judged.
+    Decided(Box<(SessionKey, crate::agent::run::Judged)>),
     /// An inbound message was judged.
     Judged(Box<crate::defender::decision::Decision>),
     /// An inbound message is on disk, or had been there before.
@@ -172,6 +174,10 @@ impl Gateway {
             }
             Fact::Injected { key_as_sent, key, message, message_id } => {
                 self.chat_injected(&key_as_sent, &key, &message, &message_id);
+            }
+            Fact::Decided(decided) => {
+                let (session, judged) = *decided;
+                self.tell_decision(&session, &judged.request, &judged.decision);
             }
             // These belong to a message on its way, which takes them before they get here (`inbound`).
             Fact::ModelsMade

@@ -286,8 +286,7 @@ impl Gateway {
         self.effects.push_back(Effect::Start(Job { origin: Origin::Message(ticket), work }));
     }
 
-    /// The defender had no room: the message goes on, marked for review, never allowed in silence. One that brings
-    /// something nobody looked into is to come again.
+    /// The defender had no room: the decision is a review, never an allowance in silence.
     pub(super) fn message_unjudged(&mut self, now: Now, ticket: u64) {
         if self.inbound.on_their_way.get(&ticket).is_some_and(|way| way.upload_bytes > 0) {
             let error = RpcError::busy("attachments cannot be looked at now", super::dispatch::BUSY_RETRY_MS);
@@ -373,12 +372,10 @@ impl Gateway {
         // meanwhile, the next one must not overtake it.
         let mut before = self.inbound.on_their_way.range(..ticket).map(|(_, way)| way);
         let is_behind = before.any(|way| way.message.session == message.session && way.begins == Some(Begins::Later));
-        let begins = match decision.action {
-            Action::Allow | Action::Review if !is_behind => self.reserve_run(&message),
-            _ => Begins::Later,
-        };
-        // What is blocked orders nothing.
-        let orders = orders.filter(|_| decision.action != Action::Block);
+        let is_held = self.is_held(&decision);
+        let begins = if is_held || is_behind { Begins::Later } else { self.reserve_run(&message) };
+        // What is held orders nothing.
+        let orders = orders.filter(|_| !is_held);
         let scene = orders.map(|orders| self.scene_of(&orders, &message.session));
         let mut files = Vec::new();
         if let Some(way) = self.inbound.on_their_way.get_mut(&ticket) {
@@ -393,16 +390,16 @@ impl Gateway {
             let end = masked.floor_char_boundary(PREVIEW_BYTES_MAX);
             let preview = masked[..end].to_owned();
             let files = Files { dir: &media_dir, bytes: &files };
-            let judged = Judged { message: &message, files, decision: &decision, preview };
+            let judged = Judged { message: &message, files, request: &request, decision: &decision, is_held, preview };
             if let Some(scene) = scene {
                 let facts = commands::carry_out(db, &scene, judged, begins, now_ms)?;
                 return Ok(Done { answer: None, facts });
             }
             let accepted = accept::accept(db, judged, begins, now_ms)?;
-            if decision.action == Action::Block && matches!(accepted, Accepted::New(_)) {
+            if is_held && matches!(accepted, Accepted::New(_)) {
                 // The decision stands whether or not its copy can be written.
                 if let Err(error) = quarantine.write(&rules, &request, &decision, now_ms) {
-                    log::warn!("cannot quarantine a blocked message run={} error={error}", message.run_id);
+                    log::warn!("cannot quarantine a held message run={} error={error}", message.run_id);
                 }
             }
             Ok(Done { answer: None, facts: vec![Fact::Accepted(Box::new(accepted))] })
@@ -416,18 +413,29 @@ impl Gateway {
         let (Some(decision), Some(begins)) = (decision, begins) else { return };
         let stored = match accepted {
             Accepted::New(stored) => *stored,
-            Accepted::Before { run_id, was_blocked } => {
+            Accepted::Unjudged => {
+                self.note_processed(&message, "error");
+                self.tell_decision(&message.session, &request, &decision);
+                let why = format!("the defender could not judge this: {}", decision.reasons.join("; "));
+                let error = RpcError::busy(why, super::dispatch::BUSY_RETRY_MS);
+                for waiter in waiters {
+                    self.tell_waiter(waiter, Err(error.clone()));
+                }
+                return;
+            }
+            Accepted::Before { run_id, was_held } => {
                 self.note_processed(&message, "duplicate");
                 if begins == Begins::Now {
                     self.release_run(&message);
                 }
-                return self.message_came_before(now, &message, waiters, &run_id, was_blocked);
+                return self.message_came_before(now, &message, waiters, &run_id, was_held);
             }
         };
-        self.note_processed(&message, if decision.action == Action::Block { "blocked" } else { "completed" });
-        self.tell_decision(&message, &request, &decision);
-        if decision.action == Action::Block {
-            let error = blocked(&decision);
+        let is_held = stored.is_held;
+        self.note_processed(&message, if is_held { "blocked" } else { "completed" });
+        self.tell_decision(&message.session, &request, &decision);
+        if is_held {
+            let error = held(&decision);
             for waiter in waiters {
                 self.tell_waiter(waiter, Err(error.clone()));
             }
@@ -486,15 +494,22 @@ impl Gateway {
         }
         self.note_processed(&way.message, "completed");
         if let Some(decision) = &way.decision {
-            self.tell_decision(&way.message, &way.request, decision);
+            self.tell_decision(&way.message.session, &way.request, decision);
         }
         self.tell_said(now, &way.message, way.waiters, &said);
     }
 
-    fn tell_decision(&mut self, message: &Message, request: &ActionRequest, decision: &Decision) {
+    /// Whether what was decided keeps a message from the agent. A review waits for a person, and this build has nobody
+    /// ask one (DEF-08); where only auditing is wanted, nothing is held.
+    fn is_held(&self, decision: &Decision) -> bool {
+        decision.action != Action::Allow && !self.config.settings.runtime.audit_only
+    }
+
+    /// Counts a decision and tells of it.
+    pub(super) fn tell_decision(&mut self, session: &SessionKey, request: &ActionRequest, decision: &Decision) {
         metrics::DECISIONS.increment(decision.action.as_str());
         if let Ok(payload) = Json::of(&DecisionEvent::new(request, decision)) {
-            self.broadcast(&broadcast::DECISION, For::SessionRuns(&message.session), &payload);
+            self.broadcast(&broadcast::DECISION, For::SessionRuns(session), &payload);
         }
     }
 
@@ -557,21 +572,14 @@ impl Gateway {
     }
 
     /// A message that had been delivered before.
-    fn message_came_before(
-        &mut self,
-        now: Now,
-        message: &Message,
-        waiters: Vec<Waiter>,
-        run_id: &str,
-        was_blocked: bool,
-    ) {
+    fn message_came_before(&mut self, now: Now, message: &Message, waiters: Vec<Waiter>, run_id: &str, was_held: bool) {
         // Saying "ok" to a second delivery of what was blocked would be a way to have it believed.
-        let error = RpcError::invalid("blocked by the defender when it was first delivered")
+        let error = RpcError::invalid("held by the defender when it was first delivered")
             .with_details(json!({ "code": "BLOCKED_BY_DEFENDER" }));
         for waiter in waiters {
             let status = if self.runs.is_open(run_id) { "in_flight" } else { "ok" };
             let receipt = Receipt { run_id, session: &message.session, is_new: false, status, now_ms: now.wall_ms };
-            self.tell_waiter(waiter, if was_blocked { Err(error.clone()) } else { Ok(receipt) });
+            self.tell_waiter(waiter, if was_held { Err(error.clone()) } else { Ok(receipt) });
         }
     }
 
@@ -646,10 +654,18 @@ impl Receipt<'_> {
     }
 }
 
-fn blocked(decision: &Decision) -> RpcError {
+/// What the sender of a message hears that is kept from the agent.
+fn held(decision: &Decision) -> RpcError {
     let why = decision.reasons.first().map_or("it looks harmful", String::as_str);
-    RpcError::invalid(format!("blocked by the defender: {why}")).with_details(json!({
-        "code": "BLOCKED_BY_DEFENDER",
+    let (said, code) = match decision.action {
+        Action::Review => (
+            format!("held by the defender for a person's review, and nobody can be asked here: {why}"),
+            "REVIEW_BY_DEFENDER",
+        ),
+        _ => (format!("blocked by the defender: {why}"), "BLOCKED_BY_DEFENDER"),
+    };
+    RpcError::invalid(said).with_details(json!({
+        "code": code,
         "action": decision.action.as_str(),
         "score": decision.risk_score,
         "reasons": decision.reasons,

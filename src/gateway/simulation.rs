@@ -277,6 +277,7 @@ impl World {
     /// stopped. Now and then it takes what was offered to it.
     fn run(&mut self, work: RunWork) -> Result<Done, RpcError> {
         let RunWork { no, turn_id, input, stop, steered, .. } = work;
+        let turn_id = turn_id.unwrap_or_default();
         let run_id = input.run_id;
         for _ in 0..self.dice.roll(4) {
             self.give(Event::Told(no, Box::new(RunEvent::Text("word ".to_owned()))));
@@ -510,6 +511,7 @@ fn reply(run_id: &str) -> Reply {
             content: json!([{ "type": "text", "text": text }]),
             extra: Vec::new(),
             idempotency_key: format!("{run_id}:reply"),
+            judged: Vec::new(),
         },
     }
 }

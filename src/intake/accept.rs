@@ -2,15 +2,15 @@
 
 use serde_json::{Value, json};
 
-use super::{Message, Source, activity, turns};
+use super::{Message, Source, activity, judge, turns};
 use crate::config::settings::scheduling::Wishes;
-use crate::defender::decision::{Action, Decision};
+use crate::defender::decision::Decision;
+use crate::defender::request::ActionRequest;
 use crate::protocol::error::RpcError;
 use crate::sessions::media::Media;
 use crate::sessions::{participants, scheduler, thinking, transcript};
 use crate::store::StoreError;
 use crate::store::db::Db;
-use crate::store::decisions::{Action as StoredAction, NewDecision};
 use crate::store::inbox::{Accepted as Inboxed, InboxState, NewInbound};
 use crate::store::media::MediaDir;
 use crate::store::sessions::SessionRow;
@@ -20,12 +20,14 @@ use crate::store::sessions::SessionRow;
 pub enum Accepted {
     /// It is new and on disk.
     New(Box<Stored>),
+    /// It could not be judged, for want of time or room: only that is on disk, and it is to come again.
+    Unjudged,
     /// It had been delivered before; nothing was written.
     Before {
         /// The run it became then.
         run_id: String,
-        /// What came of it then.
-        was_blocked: bool,
+        /// Whether it was kept from the agent then.
+        was_held: bool,
     },
 }
 
@@ -34,10 +36,12 @@ pub enum Accepted {
 pub struct Stored {
     /// Its row in the inbox, which stays open until its run has ended.
     pub inbox_id: i64,
-    /// What was added to the transcript; `None` when the message was blocked, or waits for its turn.
+    /// What was added to the transcript; `None` when the message is held, or waits for its turn.
     pub added: Option<transcript::Added>,
     /// What the session wants of its queue.
     pub wishes: Wishes,
+    /// Whether it is kept from the agent.
+    pub is_held: bool,
 }
 
 /// A message that was judged, on its way into the store.
@@ -47,8 +51,12 @@ pub struct Judged<'a> {
     pub message: &'a Message,
     /// What came with it.
     pub files: Files<'a>,
+    /// What was judged: the message as the defender sees it.
+    pub request: &'a ActionRequest,
     /// What was decided about it.
     pub decision: &'a Decision,
+    /// Whether it is kept from the agent: it is blocked, or is to be reviewed, and nobody can be asked.
+    pub is_held: bool,
     /// The beginning of what was judged, masked.
     pub preview: String,
 }
@@ -87,7 +95,12 @@ pub fn run_key(run_id: &str) -> String {
 /// # Errors
 /// The store's; nothing is written then.
 pub fn accept(db: &Db<'_>, judged: Judged<'_>, begins: Begins, now_ms: i64) -> Result<Accepted, StoreError> {
-    let Judged { message, files, decision, preview } = judged;
+    let Judged { message, files, request, decision, is_held, preview } = judged;
+    let record = judge::stored(request, decision, preview, now_ms);
+    if is_held && decision.is_unjudged() {
+        db.decision_record(&record)?;
+        return Ok(Accepted::Unjudged);
+    }
     let body = serde_json::to_string(message).expect("a message is strings and numbers");
     let inbound = NewInbound {
         source: message.source.as_str(),
@@ -101,7 +114,7 @@ pub fn accept(db: &Db<'_>, judged: Judged<'_>, begins: Begins, now_ms: i64) -> R
         Inboxed::Existing(row) => {
             let first: Message = serde_json::from_str(&row.body)
                 .map_err(|error| RpcError::unavailable(format!("inbox row {} cannot be read: {error}", row.id)))?;
-            return Ok(Accepted::Before { run_id: first.run_id, was_blocked: row.state == InboxState::Quarantined });
+            return Ok(Accepted::Before { run_id: first.run_id, was_held: row.state == InboxState::Quarantined });
         }
     };
     let entry = db.session(message.session.as_str())?.map(|session| session.entry).unwrap_or_default();
@@ -109,24 +122,12 @@ pub fn accept(db: &Db<'_>, judged: Judged<'_>, begins: Begins, now_ms: i64) -> R
     if message.source != Source::Hook && entry.get("sendPolicy").is_some_and(|policy| policy == "deny") {
         return Err(RpcError::invalid("send blocked by session policy").into());
     }
-    db.decision_record(&NewDecision {
-        at_ms: now_ms,
-        request_id: message.run_id.clone(),
-        session_key: Some(message.session.as_str().to_owned()),
-        source: message.source.as_str().to_owned(),
-        channel: message.channel.clone(),
-        tool: None,
-        action: stored_action(decision.action),
-        score: decision.risk_score,
-        reasons: decision.reasons.clone(),
-        tags: decision.tags.iter().map(|tag| (*tag).to_owned()).collect(),
-        preview,
-    })?;
+    db.decision_record(&record)?;
     let summary = json!({ "action": decision.action.as_str(), "score": decision.risk_score }).to_string();
-    if decision.action == Action::Block {
+    if is_held {
         db.inbox_set_state(inbox_id, InboxState::Quarantined, Some(&summary))?;
         activity::message_blocked(db, message, now_ms)?;
-        return Ok(Accepted::New(Box::new(Stored { inbox_id, added: None, wishes: Wishes::default() })));
+        return Ok(Accepted::New(Box::new(Stored { inbox_id, added: None, wishes: Wishes::default(), is_held })));
     }
     debug_assert_eq!(message.wish.media.len(), files.bytes.len(), "each has its bytes");
     for (media, bytes) in message.wish.media.iter().zip(files.bytes) {
@@ -138,7 +139,7 @@ pub fn accept(db: &Db<'_>, judged: Judged<'_>, begins: Begins, now_ms: i64) -> R
         Begins::Later => None,
         Begins::Now => Some(begin(db, inbox_id, message, now_ms)?),
     };
-    Ok(Accepted::New(Box::new(Stored { inbox_id, added, wishes: scheduler::wishes(&entry) })))
+    Ok(Accepted::New(Box::new(Stored { inbox_id, added, wishes: scheduler::wishes(&entry), is_held })))
 }
 
 /// A message's turn has come: it enters the transcript. Done again, it finds itself there.
@@ -290,14 +291,6 @@ fn note_sender(
     match change(label) {
         Err(StoreError::LabelTaken { .. }) => change(None),
         done => done,
-    }
-}
-
-fn stored_action(action: Action) -> StoredAction {
-    match action {
-        Action::Allow => StoredAction::Allow,
-        Action::Review => StoredAction::Review,
-        Action::Block => StoredAction::Block,
     }
 }
 

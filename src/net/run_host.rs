@@ -63,7 +63,7 @@ pub(super) fn run(tools: &mut Tools, work: RunWork) -> RunEnd {
 struct RunHost<'a> {
     tools: &'a mut Tools,
     no: RunNo,
-    turn_id: i64,
+    turn_id: Option<i64>,
     session_id: Option<String>,
     stop: Stop,
     steered: Receiver<Steered>,
@@ -90,14 +90,15 @@ impl Host for RunHost<'_> {
 
     fn record(&mut self, records: Vec<Record>) -> Result<(), StoreError> {
         let (session, config, now_ms) = (self.session.clone(), Arc::clone(&self.config), self.now_ms());
-        let session_id = self.session_id.clone();
-        self.write(move |db| steps::record(db, &session, session_id.as_deref(), &records, &config, now_ms))
+        let (session_id, turn_id) = (self.session_id.clone(), self.turn_id);
+        self.write(move |db| steps::record(db, &session, (session_id.as_deref(), turn_id), &records, &config, now_ms))
     }
 
     fn steered(&mut self) -> Vec<Said> {
         let mut said = Vec::new();
         for steered in self.steered.try_iter().collect::<Vec<_>>() {
-            let (into, turn_id, config, now_ms) = (self.no, self.turn_id, Arc::clone(&self.config), self.now_ms());
+            let (into, config, now_ms) = (self.no, Arc::clone(&self.config), self.now_ms());
+            let Some(turn_id) = self.turn_id else { break };
             if steered.claim.swap(true, Ordering::AcqRel) {
                 continue;
             }

@@ -187,6 +187,14 @@ pub enum Accepted {
 }
 
 impl Queries {
+    /// Whether a message is still to be dealt with.
+    ///
+    /// # Errors
+    /// Those of a statement.
+    pub fn inbox_is_open(&self, id: i64) -> Result<bool, StoreError> {
+        Ok(self.first("SELECT 1 FROM inbox WHERE id = ?1 AND is_open", [id], |_| Ok(()))?.is_some())
+    }
+
     /// One message.
     ///
     /// # Errors

@@ -279,6 +279,29 @@ impl Queries {
         Ok(None)
     }
 
+    /// The newest message of a role whose idempotency key begins with `prefix`, archived or not.
+    ///
+    /// # Errors
+    /// Those of a statement.
+    pub fn transcript_newest_keyed(
+        &self,
+        session_id: &str,
+        prefix: &str,
+        role: &str,
+    ) -> Result<Option<MessageRow>, StoreError> {
+        // Everything that begins with it, for keys are compared byte by byte.
+        let end = format!("{prefix}\u{10ffff}");
+        self.first(
+            &format!(
+                "SELECT {MESSAGE_COLUMNS} FROM transcript
+                 WHERE session_id = ?2 AND idempotency_key >= ?3 AND idempotency_key < ?4 AND role = ?5
+                 ORDER BY seq DESC LIMIT 1"
+            ),
+            (signed(TRANSCRIPT_MESSAGE_BYTES_MAX as u64), session_id, prefix, end, role),
+            MessageRow::read,
+        )
+    }
+
     /// One message by its id, archived or not, of whatever branch.
     ///
     /// # Errors

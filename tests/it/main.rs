@@ -28,6 +28,8 @@ mod durability;
 mod turns;
 // Pictures and files that come with messages.
 mod attachments;
+// What the defender decides about messages and tool calls.
+mod judged;
 // Turns that are killed at every point.
 mod chaos;
 // Our own command line, as scripts use it.

@@ -207,7 +207,7 @@ impl Bench {
             asked
         };
         let fuse = self.host.fuse.clone();
-        let mut call = |_: &Setting, call: &ToolCall| {
+        let mut call = |_: &Setting, call: &ToolCall, _: Option<&Judged>| {
             fuse.tick();
             *called.borrow_mut().entry(call.id.clone()).or_default() += 1;
             fuse.tick();
@@ -218,7 +218,7 @@ impl Bench {
                 content,
                 is_error: false,
             };
-            Called { result, details: None }
+            Called { result, details: None, judged: None }
         };
         turn(&self.input, &mut self.host, &mut ask, &mut call)
     }
@@ -524,7 +524,7 @@ fn a_provider_that_dribbles_is_stopped_when_time_is_up() {
             }
             fails(FailureKind::Stopped)
         },
-        &mut |_, _| unreachable!(),
+        &mut |_, _, _| unreachable!(),
     );
     assert!(matches!(end.outcome, Outcome::Stopped { why: Why::Timeout, .. }), "{end:?}");
 }
@@ -573,7 +573,7 @@ fn a_stop_ends_it_at_the_next_step_with_what_was_said() {
             stop.stop(Why::Stop);
             fails(FailureKind::Stopped)
         };
-        turn(&bench.input, &mut bench.host, &mut ask, &mut |_, _| unreachable!())
+        turn(&bench.input, &mut bench.host, &mut ask, &mut |_, _, _| unreachable!())
     };
     assert_eq!(end.outcome, Outcome::Stopped { why: Why::Stop, partial: "half a".to_owned() });
 }
@@ -583,7 +583,7 @@ fn a_stop_between_tools_leaves_the_rest_undone() {
     let mut bench = Bench::new("do");
     let stop = bench.host.stop.clone();
     let mut n_calls = 0;
-    let end = turn(&bench.input, &mut bench.host, &mut |_, _| calls(&["1", "2"]), &mut |_, call| {
+    let end = turn(&bench.input, &mut bench.host, &mut |_, _| calls(&["1", "2"]), &mut |_, call, _| {
         n_calls += 1;
         stop.stop(Why::Interrupt);
         Called::failed(call, "x")
@@ -623,7 +623,7 @@ fn a_failure_is_the_runs_end_and_what_was_shown_counts_no_more() {
             hear(AskEvent::Piece(Piece::Text("half ")));
             fails(FailureKind::RateLimit)
         },
-        &mut |_, _| unreachable!(),
+        &mut |_, _, _| unreachable!(),
     );
     assert_eq!(failed(&end), FailureKind::RateLimit);
     assert_eq!(bench.host.told.last(), Some(&RunEvent::Restart));
@@ -648,7 +648,7 @@ fn another_model_begins_anew() {
             hear(AskEvent::Piece(Piece::Text("whole")));
             says("whole")
         },
-        &mut |_, _| unreachable!(),
+        &mut |_, _, _| unreachable!(),
     );
     assert_eq!(reply(&end).text, "whole");
     let at = |wanted: &RunEvent| bench.host.told.iter().position(|event| event == wanted).unwrap();
@@ -671,7 +671,7 @@ fn a_run_that_goes_in_circles_is_told_and_then_ended() {
         &bench.input,
         &mut bench.host,
         &mut |_, _| asked(vec![tool_call("x", "read", json!({ "path": "same" }))]),
-        &mut |_, call| Called::failed(call, "always the same"),
+        &mut |_, call, _| Called::failed(call, "always the same"),
     );
     assert_eq!(failed(&end), FailureKind::Format);
     assert_eq!(end.tool_calls, super::super::calls::SAME_CALLS_MAX);
@@ -735,6 +735,7 @@ fn long(n: usize, tokens: usize, defaults: Value) -> Bench {
             content: json!([{ "type": "text", "text": words }]),
             extra: Vec::new(),
             idempotency_key: format!("old{turn}"),
+            judged: Vec::new(),
         };
         add(&mut bench.host.database, &record);
         user(&mut bench.host.database, &format!("turn {}", turn + 1));
@@ -755,7 +756,7 @@ fn summarises(prompts: &mut Vec<Prompt>) -> impl FnMut(&Question<'_>, &mut dyn F
 fn a_conversation_that_is_too_long_is_summarised_once() {
     let mut bench = long(10, 4000, json!({ "contextTokens": 30_000 }));
     let mut prompts = Vec::new();
-    let end = turn(&bench.input, &mut bench.host, &mut summarises(&mut prompts), &mut |_, _| unreachable!());
+    let end = turn(&bench.input, &mut bench.host, &mut summarises(&mut prompts), &mut |_, _, _| unreachable!());
     assert_eq!(reply(&end).text, "fine");
     assert_eq!(prompts.len(), 2);
     let Message::User(first) = &prompts[1].messages[0] else { panic!() };
@@ -771,7 +772,7 @@ fn a_conversation_that_is_too_long_is_summarised_once() {
     user(&mut bench.host.database, "next");
     bench.input.run_id = "r2".to_owned();
     let mut prompts = Vec::new();
-    turn(&bench.input, &mut bench.host, &mut summarises(&mut prompts), &mut |_, _| unreachable!());
+    turn(&bench.input, &mut bench.host, &mut summarises(&mut prompts), &mut |_, _, _| unreachable!());
     assert_eq!(prompts.len(), 1);
 }
 
@@ -790,7 +791,7 @@ fn when_there_is_no_summary_old_turns_are_left_out() {
             n_messages = prompt.messages.len();
             says("fine")
         },
-        &mut |_, _| unreachable!(),
+        &mut |_, _, _| unreachable!(),
     );
     assert_eq!(reply(&end).text, "fine");
     assert!((3..15).contains(&n_messages), "{n_messages}");
@@ -816,7 +817,7 @@ fn a_provider_that_finds_it_too_long_is_asked_with_less() {
                 _ => says("fine"),
             }
         },
-        &mut |_, _| unreachable!(),
+        &mut |_, _, _| unreachable!(),
     );
     assert_eq!((n_asked, &*reply(&end).text), (3, "fine"));
 
@@ -829,7 +830,7 @@ fn a_provider_that_finds_it_too_long_is_asked_with_less() {
             n_asked += 1;
             fails(FailureKind::ContextLength)
         },
-        &mut |_, _| unreachable!(),
+        &mut |_, _, _| unreachable!(),
     );
     assert_eq!((n_asked, failed(&end)), (1, FailureKind::ContextLength), "nothing can be left out of one message");
 }

@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 
 use super::steps;
+use crate::agent::calls;
 use crate::agent::cooldown::Cooldowns;
 use crate::agent::run::{Load, Outcome, RunEnd};
 use crate::agent::stop::Why;
@@ -110,8 +111,8 @@ pub(super) struct Whose<'a> {
     pub(super) has_begun: bool,
 }
 
-/// Writes it. Gives what was added to the transcript: the reply, what had been said of it, or what went wrong; `None`
-/// when there is nothing to add, as for a message that never had its turn.
+/// Writes it. Gives what was added to the transcript: results of calls that have none, then the reply, what had been said
+/// of it, or what went wrong; nothing for a message that never had its turn.
 ///
 /// # Errors
 /// The store's; nothing is written then, and the messages stay open.
@@ -120,25 +121,26 @@ pub(super) fn close(
     whose: &Whose<'_>,
     end: &RunEnd,
     now_ms: i64,
-) -> Result<Option<transcript::Added>, StoreError> {
+) -> Result<Vec<transcript::Added>, StoreError> {
     let Whose { message: asked, session_id, items, has_begun } = *whose;
     let (session, run_id) = (&asked.session, asked.run_id.as_str());
     let has_place = has_begun && steps::is_same(db, session, session_id)?;
     let message = if has_place { new_message(run_id, end) } else { None };
-    let added = match message {
-        Some(message) => {
-            let new = transcript::New {
-                role: "assistant",
-                content: message.content,
-                metadata: json!({ "runId": run_id, "idempotencyKey": message.key }),
-                idempotency_key: Some(&message.key),
-                extra: &message.extra,
-                route: None,
-            };
-            Some(transcript::add(db, session, &new, now_ms)?)
-        }
-        None => None,
+    let mut added = match has_place {
+        true => close_calls(db, session, run_id, now_ms)?,
+        false => Vec::new(),
     };
+    if let Some(message) = message {
+        let new = transcript::New {
+            role: "assistant",
+            content: message.content,
+            metadata: json!({ "runId": run_id, "idempotencyKey": message.key }),
+            idempotency_key: Some(&message.key),
+            extra: &message.extra,
+            route: None,
+        };
+        added.push(transcript::add(db, session, &new, now_ms)?);
+    }
     let after = match has_place {
         true => db.session_update::<StoreError>(session.as_str(), now_ms, |row| {
             count(row, run_id, end);
@@ -163,10 +165,47 @@ pub(super) fn close(
     if has_begun && !ended_before {
         activity::run_finished(db, asked, session_id.unwrap_or_default(), status(end), now_ms)?;
     }
-    Ok(added.map(|added| match after {
-        Some(session) => transcript::Added { session, ..added },
-        None => added,
-    }))
+    if let Some(session) = after {
+        for added in &mut added {
+            added.session.clone_from(&session);
+        }
+    }
+    Ok(added)
+}
+
+/// A run that was stopped, failed or given up between a call and its result leaves no call open: whoever reads the
+/// transcript, a model too, is told that nothing more comes. Calls that have a result keep it.
+fn close_calls(
+    db: &Db<'_>,
+    session: &SessionKey,
+    run_id: &str,
+    now_ms: i64,
+) -> Result<Vec<transcript::Added>, StoreError> {
+    let Some(row) = db.session(session.as_str())? else { return Ok(Vec::new()) };
+    // Only the newest step can have one: a model is asked again once all its calls have their results.
+    let prefix = turn::step_prefix(run_id);
+    let Some(step) = db.transcript_newest_keyed(&row.session_id, &prefix, "assistant")? else { return Ok(Vec::new()) };
+    let message: Value = step.message.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    let Some(key) = step.idempotency_key else { return Ok(Vec::new()) };
+    let blocks = message["content"].as_array().map_or(&[][..], Vec::as_slice);
+    let mut closed = Vec::new();
+    for (idx, block) in blocks.iter().filter(|block| block["type"] == "toolCall").enumerate() {
+        let (Some(id), Some(name)) = (block["id"].as_str(), block["name"].as_str()) else { continue };
+        let key = turn::result_key_of(&key, idx);
+        let new = transcript::New {
+            role: "toolResult",
+            content: json!([{ "type": "text", "text": calls::RUN_ENDED }]),
+            metadata: json!({ "idempotencyKey": key }),
+            idempotency_key: Some(&key),
+            extra: &[("toolCallId", json!(id)), ("toolName", json!(name)), ("isError", json!(true))],
+            route: None,
+        };
+        let added = transcript::add(db, session, &new, now_ms)?;
+        if !added.existed {
+            closed.push(added);
+        }
+    }
+    Ok(closed)
 }
 
 /// Sessions go, or begin anew: what is open in them ends in the same transaction. Their runs are stopped too, but a kill may
@@ -378,5 +417,112 @@ pub(super) fn bare_end(outcome: Outcome, now_ms: i64) -> RunEnd {
         began_ms: now_ms,
         ended_ms: now_ms,
         cooldowns: Cooldowns::default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::calls::{Called, RUN_ENDED};
+    use crate::agent::run::{Judged, Record};
+    use crate::agent::talk::ToolCall;
+    use crate::defender::decision::Decision;
+    use crate::defender::request::ActionRequest;
+    use crate::gateway::Fact;
+    use crate::gateway::stage::Stage;
+    use crate::store::decisions::DecisionFilter;
+
+    fn call(id: &str) -> ToolCall {
+        ToolCall { id: id.to_owned(), name: "read".to_owned(), arguments: json!({}) }
+    }
+
+    #[test]
+    fn a_run_that_ends_between_a_call_and_its_result_leaves_no_call_open_and_is_not_heard_again() {
+        let mut stage = Stage::new(&json!({}));
+        let params = json!({ "sessionKey": "main", "message": "look", "idempotencyKey": "r1" });
+        stage.begin(Protocol::V4, "chat.send", &params).unwrap();
+        stage.run();
+        let key = SessionKey::stored("agent:main:main".to_owned());
+        let config = std::sync::Arc::clone(&stage.core.config);
+        let calls = [call("1"), call("2")];
+        let judged = |id: &str| Judged {
+            request: ActionRequest {
+                id: Some(id.to_owned()),
+                tool: Some("read".to_owned()),
+                ..ActionRequest::default()
+            },
+            decision: Decision::failed(),
+            preview: "{}".to_owned(),
+        };
+        let block = |call: &ToolCall| json!({ "type": "toolCall", "id": call.id, "name": call.name, "arguments": {} });
+        let step = Record {
+            role: "assistant",
+            content: calls.iter().map(block).collect(),
+            extra: Vec::new(),
+            idempotency_key: "r2:step:1".to_owned(),
+            judged: vec![judged("1"), judged("2")],
+        };
+        let first = Called::failed(&calls[0], "it is there").record("r2:step:1:result:0".to_owned());
+        let message = crate::intake::Message {
+            source: crate::intake::Source::Chat,
+            dedupe_key: "r2".to_owned(),
+            run_id: "r2".to_owned(),
+            session: key.clone(),
+            text: "look again".to_owned(),
+            command: None,
+            channel: None,
+            sender: None,
+            client: None,
+            to: None,
+            account_id: None,
+            thread_id: None,
+            received_ms: 1,
+            wish: crate::intake::Wish::default(),
+        };
+        let (inbox_id, session_id) = stage
+            .database
+            .write(|db| {
+                let new = crate::store::inbox::NewInbound {
+                    source: "chat.send",
+                    dedupe_key: "r2",
+                    session_key: key.as_str(),
+                    body: "{}",
+                    received_ms: 1,
+                };
+                let crate::store::inbox::Accepted::New(id) = db.inbox_accept(&new)? else { panic!("it is new") };
+                let session_id = db.session(key.as_str())?.unwrap().session_id;
+                Ok::<_, StoreError>((id, session_id))
+            })
+            .unwrap();
+        let place = (Some(session_id.as_str()), Some(inbox_id));
+        let record = |stage: &mut Stage, records: Vec<Record>| {
+            stage.database.write(|db| steps::record(db, &key, place, &records, &config, 5))
+        };
+        for _ in 0..2 {
+            // Done again, it adds nothing: neither the step nor what was decided.
+            let facts = record(&mut stage, vec![step.clone(), first.clone()]).unwrap();
+            drop(facts);
+        }
+        let decided = stage.database.decision_list(DecisionFilter::All, i64::MAX, 99).unwrap();
+        let of_tools: Vec<&str> = decided
+            .iter()
+            .filter(|row| row.decision.tool.is_some())
+            .map(|row| row.decision.request_id.as_str())
+            .collect();
+        assert_eq!(of_tools, ["2", "1"]);
+
+        let end = failed_end("it was given up".to_owned(), 6);
+        let items = vec![(inbox_id, "r2".to_owned())];
+        let whose = Whose { message: &message, session_id: Some(&session_id), items: &items, has_begun: true };
+        let added = stage.database.write(|db| close(db, &whose, &end, 6)).unwrap();
+
+        assert_eq!(added.len(), 2, "the result of the second call, and what went wrong");
+        assert_eq!((&added[0].message["toolCallId"], &added[0].message["isError"]), (&json!("2"), &json!(true)));
+        assert_eq!(added[0].message["content"][0]["text"], RUN_ENDED);
+        assert_eq!(added[1].message["errorMessage"], "it was given up");
+        // What its thread still says comes too late.
+        let late = Called::failed(&calls[1], "late").record("r2:step:1:result:1".to_owned());
+        let error = record(&mut stage, vec![late]).map(|facts: Vec<Fact>| facts.len()).unwrap_err();
+        assert!(matches!(error, StoreError::Refused(error) if error.message == "the run has ended"));
     }
 }

@@ -93,7 +93,7 @@ impl Gateway {
         let work = RunWork {
             no,
             // Nothing is steered into it, so no message joins its turn.
-            turn_id: 0,
+            turn_id: None,
             session_id: Some(session_id),
             input,
             compact: Some(String::new()),

@@ -88,7 +88,7 @@ impl Gateway {
             let whose = Whose { message: &message, session_id, items: &items, has_begun };
             let closed = close::close(db, &whose, &end, now_ms)?;
             let mut facts = Vec::new();
-            if let Some(added) = closed.filter(|added| !added.existed) {
+            for added in closed.into_iter().filter(|added| !added.existed) {
                 let row = row::wire_v4(&added.session, &row::Context::of(&config), now_ms);
                 facts.extend(Fact::of_added(&message.session, added, "send", row));
             }

@@ -3,11 +3,11 @@
 use serde_json::{Value, json};
 
 use crate::agent::history::COMPACTION;
-use crate::agent::run::Record;
+use crate::agent::run::{Judged, Record};
 use crate::config::load::Loaded;
 use crate::gateway::Fact;
 use crate::gateway::effect::{RunNo, Steered};
-use crate::intake::accept;
+use crate::intake::{accept, judge};
 use crate::protocol::error::RpcError;
 use crate::protocol::session_key::SessionKey;
 use crate::sessions::{row, transcript};
@@ -15,18 +15,24 @@ use crate::store::StoreError;
 use crate::store::db::Db;
 use crate::store::sessions::SessionRow;
 
-/// Adds a run's messages to its session; says what changed.
+/// Adds a run's messages to its session; says what changed. A run that was given up has ended, and nothing it still says
+/// is heard; `turn_id` is its inbox row, `None` for one that nobody accepted.
 ///
 /// # Errors
 /// The store's; nothing is written then.
 pub fn record(
     db: &Db<'_>,
     session: &SessionKey,
-    session_id: Option<&str>,
+    (session_id, turn_id): (Option<&str>, Option<i64>),
     records: &[Record],
     config: &Loaded,
     now_ms: i64,
 ) -> Result<Vec<Fact>, StoreError> {
+    if let Some(turn_id) = turn_id
+        && !db.inbox_is_open(turn_id)?
+    {
+        return Err(RpcError::invalid("the run has ended").into());
+    }
     if !is_same(db, session, session_id)? {
         return Err(RpcError::invalid("the session was reset or deleted").into());
     }
@@ -49,6 +55,11 @@ pub fn record(
             }
             let row = row::wire_v4(&added.session, &row::Context::of(config), now_ms);
             facts.extend(Fact::of_added(session, added, "send", row));
+            for judged in &record.judged {
+                let Judged { request, decision, preview } = judged;
+                db.decision_record(&judge::stored(request, decision, preview.clone(), now_ms))?;
+                facts.push(Fact::Decided(Box::new((session.clone(), judged.clone()))));
+            }
         }
     }
     Ok(facts)

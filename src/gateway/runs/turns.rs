@@ -234,7 +234,15 @@ impl Gateway {
         let mut shown = Shown::new(message.run_id.clone(), message.session.clone(), session_id.clone(), now);
         let compact = message.wish.compact.clone();
         let (turn_id, own_stop) = (open.inbox_id, stop.clone());
-        let work = Work::Run(Box::new(RunWork { no, turn_id, session_id, input, compact, stop: own_stop, steered }));
+        let work = Work::Run(Box::new(RunWork {
+            no,
+            turn_id: Some(turn_id),
+            session_id,
+            input,
+            compact,
+            stop: own_stop,
+            steered,
+        }));
         self.effects.push_back(Effect::Start(Job { origin: Origin::Run(no), work }));
         self.show_phase(&mut shown, "preparing_workspace", now.wall_ms);
         let start = json!({ "phase": "start", "startedAt": now.wall_ms });
