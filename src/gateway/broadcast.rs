@@ -89,6 +89,8 @@ events! {
     SESSION_TOOL = "session.tool", false, READ, READ, DropIfSlow;
     /// A message was added to a session.
     SESSION_MESSAGE = "session.message", false, READ, READ, Event;
+    /// Somebody writes in a session that others look at, or no longer does.
+    SESSION_TYPING = "session.typing", false, READ, READ, DropIfSlow;
     /// The model catalogue a client asked for when it connected.
     MODELS_SNAPSHOT = "models.snapshot", false, Addressed, Addressed, Event;
     /// A command waits for a person.
@@ -126,6 +128,8 @@ pub enum For<'a> {
     SessionList,
     /// Those who follow the messages of this session, or of all.
     SessionMessages(&'a SessionKey),
+    /// Those who follow the messages of this session, or of all, and are not this person.
+    SessionMessagesBut(&'a SessionKey, &'a str),
     /// Those who see a session's runs: everybody, except who asked to see only what it follows.
     SessionRuns(&'a SessionKey),
     /// The same, on one protocol.
@@ -149,6 +153,9 @@ impl For<'_> {
             For::SessionListBut(one) => subscriptions.sessions && one != Some(conn),
             For::SessionList => subscriptions.sessions,
             For::SessionMessages(key) => subscriptions.sessions || subscriptions.messages.contains(key),
+            For::SessionMessagesBut(key, actor) => {
+                (subscriptions.sessions || subscriptions.messages.contains(key)) && ready.caller.actor() != actor
+            }
             For::Those(_, protocol) if ready.caller.protocol != protocol => false,
             For::Those(choice, _) => choice.includes(conn, ready),
             For::SessionRunsOn(_, protocol) if ready.caller.protocol != protocol => false,

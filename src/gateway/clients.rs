@@ -143,8 +143,12 @@ pub struct Subscriptions {
     pub sessions: bool,
     /// `sessions.messages.subscribe`: messages of these sessions. Bounded by [`SUBSCRIBED_SESSIONS_MAX`].
     pub messages: Vec<crate::protocol::session_key::SessionKey>,
+    /// `sessions.viewers.set`: the sessions that somebody looks at there, sorted. At most [`WATCHED_SESSIONS_MAX`].
+    pub watched: Vec<crate::protocol::session_key::SessionKey>,
 }
 
+/// Sessions one connection may look at, as the contract says.
+pub const WATCHED_SESSIONS_MAX: usize = 32;
 /// Sessions one connection may follow; one more is refused. A page shows a handful at a time.
 pub const SUBSCRIBED_SESSIONS_MAX: usize = 64;
 

@@ -116,6 +116,8 @@ pub enum Origin {
     RunEnd(RunNo),
     /// A summary is made for a caller.
     Compaction(RunNo),
+    /// Somebody writes in a session, which is looked up before others are told.
+    Typing(Box<super::typing::Asked>),
     /// An HTTP request waits for a file.
     Page(ConnId),
     /// Nobody waits.

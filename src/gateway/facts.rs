@@ -35,6 +35,8 @@ pub enum Fact {
         /// The id its transcript had.
         session_id: String,
     },
+    /// The groups of sessions changed.
+    Groups,
     /// A message was added to a session.
     Message {
         /// Which session.
@@ -73,8 +75,8 @@ pub enum Fact {
     Accepted(Box<crate::intake::accept::Accepted>),
     /// What an inbound message ordered is done.
     CarriedOut(Box<super::runs::commands::CarriedOut>),
-    /// The id of the session that is to be summarised; `None`: it is not there.
-    CompactionOf(Option<String>),
+    /// The id of the session that a job was to look up; `None`: it is not there.
+    SessionId(Option<String>),
     /// A message's turn is in the transcript of this session id.
     TurnBegan {
         /// The id.
@@ -158,6 +160,11 @@ impl Gateway {
                 self.sessions.removed(key.agent().unwrap_or_default(), key.as_str());
                 self.sessions_changed(&key, "delete", json!({ "sessionId": session_id }), now.wall_ms);
             }
+            Fact::Groups => {
+                if let Ok(payload) = Json::of(&json!({ "reason": "groups", "ts": now.wall_ms })) {
+                    self.broadcast(&broadcast::SESSIONS_CHANGED, For::SessionList, &payload);
+                }
+            }
             Fact::Message { key, message, message_id, seq, mut row } => {
                 row::set_runs(&mut row, self.runs.list().of(key.as_str()));
                 let mut payload = json!({
@@ -188,9 +195,9 @@ impl Gateway {
             | Fact::CarriedOut(_) => {
                 debug_assert!(false, "a message's fact without its message")
             }
-            // And these to a run, which takes them in `dispatch`.
-            Fact::TurnBegan { .. } | Fact::RunEnded(_) | Fact::RunClosed | Fact::CompactionOf(_) => {
-                debug_assert!(false, "a run's fact without its run");
+            // And these to a run, or to who had a session looked up, which take them in `dispatch`.
+            Fact::TurnBegan { .. } | Fact::RunEnded(_) | Fact::RunClosed | Fact::SessionId(_) => {
+                debug_assert!(false, "a fact without who asked for it");
             }
             Fact::Steered { no, into } => self.steered(no, into),
             Fact::Config(loaded) => self.take_config(now, *loaded),

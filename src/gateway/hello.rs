@@ -12,7 +12,7 @@ use crate::intake::uploads;
 use crate::protocol::connect::ClientId;
 use crate::protocol::error::RpcError;
 use crate::protocol::frame::Json;
-use crate::protocol::scope::Role;
+use crate::protocol::scope::{Role, Scope};
 use crate::protocol::version::Protocol;
 use crate::protocol::{BUFFERED_BYTES_MAX, FRAME_BYTES_MAX};
 use crate::runtime::clock::Now;
@@ -144,8 +144,13 @@ fn snapshot(gateway: &Gateway, now: Now, caller: &Caller) -> Value {
         defaults["ownership"] = json!("sole");
         defaults["selectionRequired"] = json!(false);
     }
+    let mut presence = gateway.presence.entries(caller.protocol);
+    if caller.role != Role::Operator || !caller.scopes.satisfies(Scope::Read, caller.protocol) {
+        // Which sessions there are is for who may read them.
+        presence.iter_mut().for_each(|entry| entry.watched_sessions = Vec::new());
+    }
     let mut out = json!({
-        "presence": gateway.presence.entries(caller.protocol),
+        "presence": presence,
         "health": gateway.health_value(now, caller.protocol),
         "stateVersion": gateway.state_version(),
         "uptimeMs": gateway.uptime_ms(now),

@@ -45,6 +45,7 @@ pub mod stability;
 mod stage;
 pub mod suspend;
 pub mod table;
+pub mod typing;
 pub mod unbuilt;
 pub mod upgrades;
 
@@ -166,6 +167,7 @@ pub struct Gateway {
 
     clients: Clients,
     presence: Presence,
+    typing: typing::Typing,
     /// Presence keys of connections that are closing; their entries change once they are gone.
     left_presence: Vec<String>,
     /// Connections that close once the answer to their own call is out.
@@ -248,6 +250,7 @@ impl Gateway {
             rules,
             clients: Clients::default(),
             presence: Presence::new(own),
+            typing: typing::Typing::default(),
             left_presence: Vec::new(),
             closing_behind_answer: Vec::new(),
             limiter: Limiter::default(),
@@ -314,7 +317,8 @@ impl Gateway {
         let earliest = self.next_tick.min(self.next_sweep).min(self.next_health).min(self.housekeeping.next());
         let suspended_until = self.suspension.as_ref().map(|held| held.until);
         let runs = self.runs.deadline(self.now);
-        self.reload.next_poll().into_iter().chain(suspended_until).chain(runs).chain([earliest]).min()
+        let typing = self.typing.deadline();
+        self.reload.next_poll().into_iter().chain(suspended_until).chain(runs).chain(typing).chain([earliest]).min()
     }
 
     /// The configuration in force.
@@ -337,11 +341,14 @@ impl Gateway {
             log::info!("client gone conn={} code={} client={}", conn.0, gone.code, ready.caller.client_id.as_str());
             self.left_presence.extend(ready.presence_key);
         }
+        self.typing.left(conn);
         let keys = std::mem::take(&mut self.left_presence);
         let mut changed = false;
         for key in keys {
             let still_here = self.clients.all_ready().any(|(_, ready)| ready.presence_key.as_deref() == Some(&key));
-            if !still_here {
+            if still_here {
+                changed |= self.watched_by(&key);
+            } else {
                 self.presence.left(&key, now.wall_ms);
                 changed = true;
             }
@@ -373,6 +380,7 @@ impl Gateway {
         }
         self.end_suspension(now);
         self.tend_runs(now);
+        self.tell_typing(now);
         self.keep_house(now);
         self.poll_config(now);
     }
@@ -523,6 +531,17 @@ impl Gateway {
         Some(key)
     }
 
+    /// Notes what the connections behind a presence entry look at together; says whether that changed.
+    fn watched_by(&mut self, presence_key: &str) -> bool {
+        let same = |ready: &&clients::Ready| ready.presence_key.as_deref() == Some(presence_key);
+        let ready = self.clients.all_ready().map(|(_, ready)| ready).filter(same);
+        let mut watched: Vec<String> =
+            ready.flat_map(|ready| &ready.subscriptions.watched).map(|key| key.as_str().to_owned()).collect();
+        watched.sort();
+        watched.dedup();
+        self.presence.watches(presence_key, watched)
+    }
+
     fn presence_changed(&mut self, to: For<'_>) {
         let version = Some(self.state_version());
         for protocol in [Protocol::V3, Protocol::V4] {
@@ -552,6 +571,10 @@ impl Gateway {
             assert!(
                 ready.subscriptions.messages.len() <= clients::SUBSCRIBED_SESSIONS_MAX,
                 "what a connection follows is bounded"
+            );
+            assert!(
+                ready.subscriptions.watched.len() <= clients::WATCHED_SESSIONS_MAX,
+                "what a connection looks at is bounded"
             );
         }
         true

@@ -46,6 +46,8 @@ pub struct Entry {
     pub scopes: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instance_id: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub watched_sessions: Vec<String>,
 }
 
 impl Entry {
@@ -124,8 +126,11 @@ impl Presence {
                 gateway.version = Some(OWN_VERSION_V3.to_owned());
                 gateway.describe_gateway();
             }
-            // Protocol 3's entry is closed, and has no such field.
-            own.iter_mut().chain(&mut rest).for_each(|entry| entry.client_id = None);
+            // Protocol 3's entry is closed, and has no such fields.
+            for entry in own.iter_mut().chain(&mut rest) {
+                entry.client_id = None;
+                entry.watched_sessions = Vec::new();
+            }
         }
         own.append(&mut rest);
         own
@@ -155,12 +160,22 @@ impl Presence {
         self.slots.iter().skip(1).find(|slot| slot.key == key).map(|slot| &slot.entry)
     }
 
+    /// The clients of `key` look at these sessions now; says whether they looked at others before.
+    pub fn watches(&mut self, key: &str, sessions: Vec<String>) -> bool {
+        let slot = self.slots.iter_mut().skip(1).find(|slot| slot.key == key);
+        let Some(slot) = slot.filter(|slot| slot.entry.watched_sessions != sessions) else { return false };
+        slot.entry.watched_sessions = sessions;
+        self.version += 1;
+        true
+    }
+
     /// The client of `key` is gone: its entry lingers and says so.
     pub fn left(&mut self, key: &str, now_ms: i64) {
         if let Some(slot) = self.slots.iter_mut().skip(1).find(|slot| slot.key == key) {
             self.version += 1;
             slot.connected = false;
             slot.entry.reason = Some("disconnect".to_owned());
+            slot.entry.watched_sessions = Vec::new();
             slot.entry.ts = now_ms;
         }
     }
@@ -215,6 +230,21 @@ mod tests {
         assert!(v3[0].text.contains("app unknown"), "{}", v3[0].text);
         assert_eq!(v3[1].version.as_deref(), Some("7"));
         assert_eq!(presence.entries(Protocol::V4)[1].client_id.as_deref(), Some("gateway-client"));
+    }
+
+    #[test]
+    fn what_a_client_looks_at_is_shown_on_protocol_4_until_it_leaves() {
+        let mut presence = Presence::new(entry(0));
+        presence.put("a", entry(1), true, Shown::All);
+        let version = presence.version();
+        assert!(presence.watches("a", vec!["s".to_owned()]));
+        assert!(!presence.watches("a", vec!["s".to_owned()]), "nothing changed");
+        assert!(!presence.watches("b", vec!["s".to_owned()]), "nobody of that name");
+        assert_eq!(presence.version(), version + 1);
+        assert_eq!(presence.entries(Protocol::V4)[1].watched_sessions, ["s"]);
+        assert!(presence.entries(Protocol::V3)[1].watched_sessions.is_empty());
+        presence.left("a", 2);
+        assert!(presence.entries(Protocol::V4)[1].watched_sessions.is_empty());
     }
 
     #[test]

@@ -319,6 +319,19 @@ impl<T: Param> Param for Patch<T> {
     }
 }
 
+/// A field that must be there and may be `null`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nullable<T>(pub Option<T>);
+
+impl<T: Param> Param for Nullable<T> {
+    fn read(value: &Value, path: &str, issues: &mut Issues) -> Option<Self> {
+        match value {
+            Value::Null => Some(Nullable(None)),
+            value => T::read(value, path, issues).map(|read| Nullable(Some(read))),
+        }
+    }
+}
+
 /// Notes that `path` holds a value outside its enum, in the words of each protocol's validator.
 pub fn not_allowed(path: &str, issues: &mut Issues) {
     match issues.protocol() {

@@ -178,6 +178,16 @@ impl Folder {
 }
 
 impl Found {
+    /// Reads what the file begins with.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn head(self, bytes_max: u64) -> io::Result<Vec<u8>> {
+        let mut content = Vec::new();
+        self.file.take(bytes_max).read_to_end(&mut content)?;
+        Ok(content)
+    }
+
     /// Reads the whole file.
     ///
     /// # Errors
@@ -287,6 +297,7 @@ mod tests {
         assert_eq!(folder.file(&["at"]).unwrap().read(10).unwrap().len(), 10);
         let over = folder.file(&["at"]).unwrap().read(9).unwrap_err();
         assert_eq!(over.kind(), io::ErrorKind::FileTooLarge);
+        assert_eq!(folder.file(&["at"]).unwrap().head(3).unwrap(), b"xxx");
     }
 
     #[test]

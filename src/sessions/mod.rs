@@ -2,8 +2,9 @@
 //!
 //! [`transcript`] adds messages and [`history`] reads them back as clients see them; [`row`] shows a session, [`list`],
 //! [`resolve`] and [`preview`] find sessions and show parts of them; [`patch`] says what of a session may be changed and
-//! to what. [`branches`] shows where a conversation goes several ways, [`media`] what comes with a message beside its
-//! words. [`activation`] says which messages in groups are answered, and [`scheduler`] when.
+//! to what. [`branches`] shows where a conversation goes several ways, [`touched`] which files it is about, [`media`] what
+//! comes with a message beside its words. [`activation`] says which messages in groups are answered, and [`scheduler`]
+//! when.
 //!
 //! **Invariant:** a session's transcript is only ever added to, compacted or archived; nothing here deletes what was
 //! said.
@@ -20,4 +21,5 @@ pub mod resolve;
 pub mod row;
 pub mod scheduler;
 pub mod thinking;
+pub mod touched;
 pub mod transcript;

@@ -28,6 +28,7 @@ pub mod branches;
 pub mod db;
 pub mod decisions;
 pub mod devices;
+pub mod groups;
 pub mod idempotency;
 pub mod inbox;
 pub mod media;

@@ -89,6 +89,12 @@ const ALLOWED: &[(&str, &str)] = &[
     ("FROM devices ORDER BY created_ms", "everything is loaded once, at the start"),
     ("FROM idempotency WHERE expires_ms > ?1 ORDER BY", "everything is loaded once, at the start"),
     ("FROM pending_pairs WHERE at_ms > ?1 ORDER BY", "everything is loaded once, at the start"),
+    ("FROM session_groups ORDER BY", "at most 500 small rows"),
+    ("max(position) + 1, 0) FROM session_groups", "at most 500 small rows, only for a new group"),
+    ("SELECT count(*) FROM session_groups", "at most 500 small rows, only for a new group"),
+    ("'$.category') AS name, count(*) FROM sessions", "a person puts groups in order"),
+    ("UPDATE sessions SET entry = json_set", "a person renames a group"),
+    ("UPDATE sessions SET entry = json_remove", "a person removes a group"),
     ("DELETE FROM pending_pairs WHERE device_id", "at most 512 rows, and a person is waiting"),
     ("DELETE FROM pending_pairs WHERE at_ms", "at most 512 rows, and a person is waiting"),
     ("DELETE FROM pending_pairs WHERE request_id IN", "at most 513 rows, and a person is waiting"),
@@ -133,6 +139,14 @@ fn touch_everything(db: &Db<'_>) -> Result<(), StoreError> {
         message: "{}",
     })?;
     db.transcript_fork("a", 3, &SessionRow::new("f", "main", "f", "direct", 1), 1)?;
+    db.groups_put(&["g".into()])?;
+    db.groups_put(&["g".into(), "h".into()])?;
+    db.group_register("i")?;
+    db.group_members()?;
+    db.group_rename("g", "j")?;
+    db.group_rename("j", "h")?;
+    db.group_begins_with("h", None, true)?;
+    db.group_delete("h")?;
     db.session_update("a", 2, |_| Ok::<_, StoreError>(()))?;
     db.session_reset("a", "c", 3)?;
     db.session_delete("b", TranscriptFate::Archive, 3)?;

@@ -10,6 +10,8 @@ mod stories;
 mod sessions;
 // Going back in a conversation, and on from there.
 mod branches;
+// What several people share around sessions: groups, files, who looks and who writes.
+mod together;
 // Commands in messages.
 mod commands;
 // Looking after the gateway while it runs.

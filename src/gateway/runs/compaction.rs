@@ -55,7 +55,7 @@ impl Gateway {
         self.runs.compactions.insert(no, compaction);
         let work = Work::Query(Box::new(move |store| {
             let session_id = store.get()?.session(&key)?.map(|session| session.session_id);
-            Ok(Done { answer: None, facts: vec![Fact::CompactionOf(session_id)] })
+            Ok(Done { answer: None, facts: vec![Fact::SessionId(session_id)] })
         }));
         self.effects.push_back(Effect::Start(Job { origin: Origin::Compaction(no), work }));
         Ok(())
@@ -69,8 +69,8 @@ impl Gateway {
         };
         for fact in facts {
             match fact {
-                Fact::CompactionOf(Some(session_id)) => self.summarise_session(no, session_id),
-                Fact::CompactionOf(None) => self.end_compaction(no, Ok("no sessionId")),
+                Fact::SessionId(Some(session_id)) => self.summarise_session(no, session_id),
+                Fact::SessionId(None) => self.end_compaction(no, Ok("no sessionId")),
                 Fact::RunEnded(end) => self.compaction_ended(now, no, *end),
                 other => self.apply(now, other),
             }

@@ -72,7 +72,7 @@ fn wire(entry: &Entry, above: &[String]) -> Value {
     out
 }
 
-fn ms(modified_ns: i128) -> i64 {
+pub(in crate::gateway::methods) fn ms(modified_ns: i128) -> i64 {
     i64::try_from(modified_ns / 1_000_000).unwrap_or(0).max(0)
 }
 
@@ -150,7 +150,7 @@ fn parts(path: &str) -> Result<Vec<String>, RpcError> {
 const PICTURE_NAMES: [&str; 9] = [".avif", ".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", ".png", ".webp"];
 
 /// What a picture is by its first bytes, whatever its name says.
-fn picture_type(content: &[u8]) -> Option<&'static str> {
+pub(in crate::gateway::methods) fn picture_type(content: &[u8]) -> Option<&'static str> {
     let at = |from: usize, bytes: &[u8]| content.get(from..from + bytes.len()) == Some(bytes);
     Some(match () {
         () if at(0, b"\x89PNG\r\n\x1a\n") => "image/png",

@@ -234,13 +234,20 @@ fn whole(place: &Place, document: &Document, bytes: &[u8], modified_ns: i128, pr
     file
 }
 
-fn hash(bytes: &[u8]) -> String {
+pub(in crate::gateway::methods) fn hash(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A SHA-256 in hexadecimal.
 #[derive(Debug, Clone)]
 pub struct Sha256Hex(String);
+
+impl Sha256Hex {
+    /// In small letters.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
 
 impl Param for Sha256Hex {
     fn read(value: &Value, path: &str, issues: &mut Issues) -> Option<Self> {

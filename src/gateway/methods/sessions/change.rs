@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Keyed, audit, refuse_web_chat, whole_key};
+use super::{Keyed, audit, groups, refuse_web_chat, whole_key};
 use crate::agent::talk::Usage;
 use crate::gateway::runs::close::close_sessions;
 use crate::gateway::table::{Call, StoreCx};
@@ -135,7 +135,7 @@ pub(super) fn patch(cx: StoreCx<'_>, params: Keyed<PatchParams>) -> Result<(Valu
         // The reference gateway's name for the entry (SES-40).
         "session": entry,
     });
-    Ok((answer, vec![patched.fact]))
+    Ok((answer, patched.facts))
 }
 
 fn store_path(cx: &StoreCx<'_>) -> String {
@@ -145,7 +145,7 @@ fn store_path(cx: &StoreCx<'_>) -> String {
 /// A session after its change, and what to tell of it.
 struct Changed {
     session: SessionRow,
-    fact: Fact,
+    facts: Vec<Fact>,
 }
 
 /// Applies changes to one session, which is made when it is not there.
@@ -172,8 +172,11 @@ fn change_one(cx: &StoreCx<'_>, target: &Target, changes: &[Change]) -> Result<C
     cx.db.session_put(&session)?;
     let names: Vec<&str> = changes.iter().map(Change::name).collect();
     audit(cx, &key, Some(json!({ "fields": names })))?;
-    let fact = touched(cx, &key, &session, "patch", is_new)?;
-    Ok(Changed { session, fact })
+    let mut facts = vec![touched(cx, &key, &session, "patch", is_new)?];
+    if names.contains(&"category") {
+        facts.extend(groups::register(cx, &session)?);
+    }
+    Ok(Changed { session, facts })
 }
 
 /// The rules for putting a session away, which need more than the session.
@@ -278,7 +281,7 @@ pub(super) fn patch_many(cx: StoreCx<'_>, params: PatchManyParams) -> Result<(Va
         match change_one(&cx, target, &params.patch.0) {
             Ok(changed) => {
                 outcomes.push(json!({ "ok": true, "key": changed.session.key }));
-                facts.push(changed.fact);
+                facts.extend(changed.facts);
             }
             Err(error) => {
                 let error = RpcError::from(error);

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::change::touched;
-use super::{Keyed, audit, session_key, whole_key};
+use super::{Keyed, audit, groups, session_key, whole_key};
 use crate::gateway::Fact;
 use crate::gateway::table::StoreCx;
 use crate::protocol::error::RpcError;
@@ -149,7 +149,11 @@ pub(super) fn create(cx: StoreCx<'_>, params: Keyed<CreateParams>) -> Result<(Va
     if let Some(idempotency_key) = &idempotency_key {
         cx.db.idempotency_finish(idempotency_key, Ok(&answer.to_string()), cx.call.now_ms)?;
     }
-    let facts = if is_new { vec![touched(&cx, &key, &session, "create", true)?] } else { Vec::new() };
+    let mut facts = Vec::new();
+    if is_new {
+        facts.push(touched(&cx, &key, &session, "create", true)?);
+        facts.extend(groups::register(&cx, &session)?);
+    }
     Ok((answer, facts))
 }
 

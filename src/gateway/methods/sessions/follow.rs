@@ -3,14 +3,17 @@
 use serde_json::{Map, Value, json};
 
 use super::find::{ListParams, listed};
-use super::{Keyed, whole_key};
-use crate::gateway::clients::{Ready, SUBSCRIBED_SESSIONS_MAX};
+use super::{Keyed, session_key, whole_key};
+use crate::gateway::broadcast::For;
+use crate::gateway::clients::{Ready, SUBSCRIBED_SESSIONS_MAX, WATCHED_SESSIONS_MAX};
 use crate::gateway::table::Call;
+use crate::gateway::typing::{Asked, State, Writer};
 use crate::gateway::{Done, Effect, Gateway, Job, Origin, Work};
 use crate::protocol::error::RpcError;
 use crate::protocol::frame::Json;
-use crate::protocol::params::{Issues, NonEmpty, Nothing, Params};
+use crate::protocol::params::{Issues, NonEmpty, Nothing, Param, Params, Text};
 use crate::protocol::scope::Scope;
+use crate::protocol::session_key::SessionKey;
 
 /// A list to begin with, or nothing.
 #[derive(Debug, Clone)]
@@ -118,4 +121,73 @@ pub(super) fn messages_unsubscribe(
     let key = whole_key(&params.key, params.agent_id.as_ref(), &gateway.keys)?;
     connection(gateway, call)?.subscriptions.messages.retain(|followed| *followed != key);
     Ok(json!({ "subscribed": false, "key": key.as_str() }))
+}
+
+crate::params! {
+    /// The sessions that somebody looks at here, in place of those named before.
+    pub struct ViewersParams {
+        session_keys: Watched = "sessionKeys",
+        agent_id: Option<NonEmpty> = "agentId",
+    }
+}
+
+/// At most [`WATCHED_SESSIONS_MAX`] keys.
+#[derive(Debug, Clone)]
+pub struct Watched(Vec<Text<1, 512>>);
+
+impl Param for Watched {
+    fn read(value: &Value, path: &str, issues: &mut Issues) -> Option<Self> {
+        let keys = Vec::<Text<1, 512>>::read(value, path, issues)?;
+        if keys.len() > WATCHED_SESSIONS_MAX {
+            issues.wrong(path, format!("must not have more than {WATCHED_SESSIONS_MAX} items"));
+            return None;
+        }
+        Some(Watched(keys))
+    }
+}
+
+/// Says which sessions somebody looks at on this connection, until it says otherwise or ends. The presence list shows it.
+pub(super) fn viewers(gateway: &mut Gateway, call: &Call, params: ViewersParams) -> Result<Value, RpcError> {
+    let mut keys = Vec::new();
+    for key in params.session_keys.0 {
+        // An agent beside the keys is for those that name none.
+        let agent = params.agent_id.as_ref().filter(|_| !key.0.trim().starts_with("agent:"));
+        keys.push(whole_key(&NonEmpty(key.0), agent, &gateway.keys)?);
+    }
+    keys.sort();
+    keys.dedup();
+    let ready = connection(gateway, call)?;
+    ready.subscriptions.watched.clone_from(&keys);
+    if let Some(presence_key) = ready.presence_key.clone()
+        && gateway.watched_by(&presence_key)
+    {
+        gateway.presence_changed(For::All);
+    }
+    Ok(json!({ "sessionKeys": keys.iter().map(SessionKey::as_str).collect::<Vec<_>>() }))
+}
+
+crate::params! {
+    /// Whether somebody writes in a session, and what so far.
+    pub struct TypingParams {
+        session_key: NonEmpty = "sessionKey",
+        session_id: NonEmpty = "sessionId",
+        typing: bool = "typing",
+        agent_id: Option<NonEmpty> = "agentId",
+        preview: Option<String> = "preview",
+    }
+}
+
+/// Longest preview that others are shown, in characters; the rest is cut.
+pub const PREVIEW_CHARS_MAX: usize = 400;
+
+pub(super) fn typing(gateway: &mut Gateway, call: &Call, params: TypingParams) -> Result<(), RpcError> {
+    connection(gateway, call)?;
+    let session = session_key(params.session_key.0.trim(), params.agent_id.as_ref(), &gateway.keys)?;
+    let preview: Option<String> =
+        params.preview.map(|preview| preview.trim().chars().take(PREVIEW_CHARS_MAX).collect());
+    let state =
+        State { is_typing: params.typing, preview: preview.filter(|preview| params.typing && !preview.is_empty()) };
+    let writer = Writer { session, session_id: params.session_id.0, actor: call.caller.actor() };
+    gateway.asked_to_tell_typing(Asked { conn: call.conn(), id: call.id.clone(), writer, state });
+    Ok(())
 }

@@ -1,15 +1,17 @@
 //! Sessions: finding them, changing them, following them.
 //!
 //! [`find`] holds the readers, [`change`] what writes, [`create`] what makes new ones, [`branch`] the ways back in a
-//! conversation, [`follow`] the subscriptions. A
+//! conversation, [`groups`] the groups of the list, [`files`] the files a session is about, [`follow`] the subscriptions. A
 //! write answers once it is durable, leaves a record in the audit trail in the same transaction, and reports a fact from
 //! which `sessions.changed` is told.
 
 pub mod branch;
 pub mod change;
 pub mod create;
+pub mod files;
 pub mod find;
 pub mod follow;
+pub mod groups;
 pub mod scope;
 
 use serde_json::{Map, Value};
@@ -40,10 +42,21 @@ crate::methods! {
     "sessions.branches.switch",      V4,    need::ADMIN, need::ADMIN,          Flow  branch::switch;
     "sessions.rewind",               V4,    need::ADMIN, need::ADMIN,          Flow  branch::rewind;
     "sessions.fork",                 V4,    need::ADMIN, need::SESSIONS_WRITE, Flow  branch::fork;
+    "sessions.groups.list",          V4,    need::READ,  need::READ,           Query groups::list;
+    "sessions.groups.defaults",      V4,    need::ADMIN, need::WRITE,          Query groups::defaults;
+    "sessions.groups.put",           V4,    need::ADMIN, need::WRITE,          Store groups::put;
+    "sessions.groups.rename",        V4,    need::ADMIN, need::WRITE,          Store groups::rename;
+    "sessions.groups.update",        V4,    need::ADMIN, need::WRITE,          Store groups::update;
+    "sessions.groups.delete",        V4,    need::ADMIN, need::WRITE,          Store groups::delete;
+    "sessions.files.list",           V4,    need::READ,  need::SESSIONS_READ,  Query files::list;
+    "sessions.files.get",            V4,    need::READ,  need::SESSIONS_READ,  Query files::get;
+    "sessions.files.set",            V4,    need::ADMIN, need::ADMIN,          Store files::set;
     "sessions.subscribe",            V4,    need::READ,  need::SESSIONS_READ,  Flow  follow::subscribe;
     "sessions.unsubscribe",          Never, need::READ,  need::SESSIONS_READ,  Loop  follow::unsubscribe;
     "sessions.messages.subscribe",   V4,    need::READ,  need::SESSIONS_READ,  Loop  follow::messages_subscribe;
     "sessions.messages.unsubscribe", V4,    need::READ,  need::SESSIONS_READ,  Loop  follow::messages_unsubscribe;
+    "sessions.viewers.set",          V4,    need::READ,  need::SESSIONS_READ,  Loop  follow::viewers;
+    "session.typing",                V4,    need::ADMIN, need::WRITE,          Flow  follow::typing;
 }
 
 /// Parameters in which `sessionKey` may stand for `key`, as clients of the reference gateway write it (SES-40).
@@ -112,14 +125,19 @@ fn refuse_web_chat(cx: &StoreCx<'_>, what: &str) -> Result<(), RpcError> {
     }
 }
 
-/// Records the call on `resource`, in the transaction of what it does.
+/// Records the call on a session, in the transaction of what it does.
 fn audit(cx: &StoreCx<'_>, resource: &SessionKey, detail: Option<Value>) -> Result<(), StoreError> {
+    audit_as(cx, resource.as_str(), detail)
+}
+
+/// Records the call on `resource`, in the transaction of what it does.
+fn audit_as(cx: &StoreCx<'_>, resource: &str, detail: Option<Value>) -> Result<(), StoreError> {
     cx.db.audit_append(&AuditRecord {
         at_ms: cx.call.now_ms,
         actor: cx.call.caller.actor(),
         address: Some(cx.call.caller.address.to_string()),
         action: cx.call.method.to_owned(),
-        resource: resource.as_str().to_owned(),
+        resource: resource.to_owned(),
         outcome: "ok".to_owned(),
         request_id: Some(cx.call.id.clone()),
         detail: detail.map(|detail| detail.to_string()),

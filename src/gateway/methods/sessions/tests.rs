@@ -457,7 +457,9 @@ fn many_sessions_change_each_on_its_own() {
     assert_eq!(done["outcomes"][0], json!({ "ok": true, "key": "agent:main:a" }));
     assert_eq!(done["outcomes"][1]["error"]["message"], "Session agent:main:b changed before patch. Retry.");
     assert_eq!(done["outcomes"][2]["ok"], true);
-    assert_eq!(world.facts.len(), 2);
+    let told =
+        |world: &World| (world.facts.len(), world.facts.iter().filter(|fact| matches!(fact, Fact::Groups)).count());
+    assert_eq!(told(&world), (3, 1), "two sessions, and one group that is new");
     assert_eq!(world.keys(V4, json!({ "group": "work" })), ["a", "c"]);
     let refuse = "invalid sessions.patchMany params: ";
     let targets = |n: usize| vec![json!({ "key": "a" }); n];
@@ -550,7 +552,8 @@ fn a_session_is_made_once_with_what_it_begins_with() {
         (&json!("night"), &json!("work"), &json!(true))
     );
     assert_eq!((&entry["parentSessionKey"], &made["runStarted"]), (&json!("agent:main:main"), &json!(false)));
-    assert!(matches!(world.facts.as_slice(), [Fact::Session { reason: "create", is_new: true, .. }]));
+    let told = world.facts.as_slice();
+    assert!(matches!(told, [Fact::Session { reason: "create", is_new: true, .. }, Fact::Groups]), "{told:?}");
     let again = world.ok(V4, "sessions.create", json!({ "key": "a", "label": "day" }));
     assert_eq!((&again["sessionId"], &again["entry"]["label"]), (&made["sessionId"], &json!("night")));
     assert!(world.facts.is_empty());
