@@ -154,6 +154,23 @@ fn judge_answer(input: &RunInput, setting: &Setting, call: &ToolCall, text: &str
     within_time(input, request, text)
 }
 
+/// Judges what is to be noted of a conversation for good; gives it without what looks like a credential, or nothing
+/// when it may not be.
+pub fn judge_note(input: &RunInput, setting: &Setting, id: &str, text: &str) -> (Judged, Option<String>) {
+    let request = ActionRequest {
+        id: Some(id.to_owned()),
+        session_key: Some(input.session.as_str().to_owned()),
+        source: "agent.memory".to_owned(),
+        prompt: Some(text.to_owned()),
+        channel: setting.session.channel.clone(),
+        ..ActionRequest::default()
+    };
+    let judged = within_time(input, request, text);
+    let is_held = judged.decision.action != Action::Allow && !input.config.settings.runtime.audit_only;
+    let text = (!is_held).then(|| input.rules.scrub(text).0.into_owned());
+    (judged, text)
+}
+
 fn within_time(input: &RunInput, request: ActionRequest, text: &str) -> Judged {
     let (began, limit) = (Instant::now(), input.config.settings.runtime.eval_timeout);
     let decision = input.rules.evaluate(&request, || began.elapsed() > limit);

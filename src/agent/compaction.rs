@@ -21,6 +21,8 @@ const SUMMARY_TOKENS_MAX: u64 = 4096;
 /// Longest wishes of a person about a summary, in characters.
 const INSTRUCTIONS_CHARS_MAX: usize = 2000;
 
+/// Field of [`COMPACTION`] that names the file with what was noted first ([`super::memory`]).
+pub const MEMORY: &str = "memory";
 /// Files named with a summary.
 const FILES_MAX: usize = 100;
 
@@ -28,7 +30,7 @@ const FILES_MAX: usize = 100;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     /// What was said, in words.
-    material: String,
+    pub material: String,
     /// Number of the first message that stays.
     first_kept: u64,
     /// Tokens of the conversation before.
@@ -150,15 +152,16 @@ pub fn kept(summary: &str) -> String {
 }
 
 /// The message that stands for what was summarised.
-pub fn record(plan: &Plan, summary: &str, idempotency_key: String) -> Record {
+pub fn record(plan: &Plan, summary: &str, memory: Option<&str>, idempotency_key: String) -> Record {
     let summary = kept(summary);
+    let mut about = json!({ "summary": summary, "firstKeptSeq": plan.first_kept, "tokensBefore": plan.tokens_before });
+    if let Some(path) = memory {
+        about[MEMORY] = json!(path);
+    }
     Record {
         role: "system",
         content: json!([{ "type": "text", "text": "Compaction" }]),
-        extra: vec![(
-            COMPACTION,
-            json!({ "summary": summary, "firstKeptSeq": plan.first_kept, "tokensBefore": plan.tokens_before }),
-        )],
+        extra: vec![(COMPACTION, about)],
         idempotency_key,
         judged: Vec::new(),
     }
@@ -255,7 +258,7 @@ mod tests {
     #[test]
     fn a_summary_is_cut_where_it_is_too_long() {
         let plan = Plan { material: String::new(), first_kept: 7, tokens_before: 9, files_read: Vec::new() };
-        let record = record(&plan, &"s".repeat(SUMMARY_CHARS_MAX + 5), "r:compaction".to_owned());
+        let record = record(&plan, &"s".repeat(SUMMARY_CHARS_MAX + 5), None, "r:compaction".to_owned());
         let compaction = &record.extra[0].1;
         assert_eq!(compaction["summary"].as_str().unwrap().chars().count(), SUMMARY_CHARS_MAX + 1);
         assert_eq!((&compaction["firstKeptSeq"], &compaction["tokensBefore"]), (&json!(7), &json!(9)));

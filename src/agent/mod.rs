@@ -31,6 +31,7 @@ pub mod turn;
 
 pub mod ask;
 pub mod cooldown;
+pub mod memory;
 pub mod models;
 pub mod profiles;
 pub mod providers;

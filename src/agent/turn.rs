@@ -15,6 +15,7 @@ use super::compaction;
 use super::conversation::{Conversation, Item, Step, User};
 use super::cooldown::Cooldowns;
 use super::history::{self, Eyes, Reading, SILENT};
+use super::memory::{self, Added, Place};
 use super::models::ModelRef;
 use super::run::{Host, Judged, Load, Outcome, Record, Reply, RunEnd, RunEvent, RunInput, Steered};
 use super::setting::Setting;
@@ -22,6 +23,7 @@ use super::silence::{self, Gate, ReplyTo};
 use super::stop::{Stop, Why};
 use super::talk::{Attempt, Failure, FailureKind, Part, Piece, Prices, Prompt, Said, StopReason, ToolCall, Usage};
 use crate::runtime::clock;
+use crate::sessions::row::is_subagent;
 use crate::sessions::transcript;
 use crate::store::StoreError;
 use crate::store::media::MediaDir;
@@ -628,6 +630,8 @@ impl Turn<'_> {
     ) -> Result<Option<Compacted>, End> {
         let material_max = setting.input_tokens_max / 2;
         let Some(plan) = compaction::plan(conversation, keep, material_max) else { return Ok(None) };
+        // Only what happens by itself: who shortens a conversation on purpose has read it.
+        let (memory, judged) = if keep > 0 { self.note(setting, &plan.material, ask)? } else { (None, None) };
         self.host.tell(RunEvent::CompactionStart);
         let prompt = compaction::prompt(&plan, instructions, &setting.session.session_id);
         let question = Question { prompt: &prompt, chain: &setting.chain, profile: setting.profile.as_deref() };
@@ -649,7 +653,8 @@ impl Turn<'_> {
             }
             Ok(summary) => {
                 let key = format!("{}:compaction:{}", self.input.run_id, self.input.attempt);
-                let record = compaction::record(&plan, &summary, key);
+                let record = compaction::record(&plan, &summary, memory.as_deref(), key);
+                let record = Record { judged: judged.into_iter().collect(), ..record };
                 self.host.record(vec![record]).map_err(End::from)
             }
             Err(failure) => self.check().and(Err(failure.into())),
@@ -663,6 +668,61 @@ impl Turn<'_> {
             summary: text,
             files_read: plan.files_read().to_vec(),
         }))
+    }
+
+    /// Has noted what of a conversation is worth remembering before it is summarised; gives the file it is in, and what
+    /// was decided about it. What goes wrong is told in the log: a summary does not fail for it.
+    fn note(
+        &mut self,
+        setting: &Setting,
+        material: &str,
+        ask: &mut Asker<'_>,
+    ) -> Result<(Option<String>, Option<Judged>), End> {
+        let nothing = Ok((None, None));
+        if !self.input.config.settings.agents.defaults.runs.notes_memory || is_subagent(&self.input.session) {
+            return nothing;
+        }
+        let (session, now_ms) = (&setting.session, self.host.now_ms());
+        let compactions = setting.facts.compactions;
+        let Some(place) = Place::of(&session.session_id, compactions, now_ms, &setting.zone) else { return nothing };
+        if place.is_noted(&setting.workspace) {
+            return Ok((Some(place.path()), None));
+        }
+        self.host.tell(RunEvent::Phase("memory_flushing"));
+        let prompt = memory::prompt(material, &session.session_id);
+        let question = Question { prompt: &prompt, chain: &setting.chain, profile: setting.profile.as_deref() };
+        let (host, deadline) = (&mut *self.host, self.deadline);
+        let asked = ask(&question, &mut |_| {
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                host.stop().stop(Why::Timeout);
+            }
+        });
+        self.tally.attempts.extend(asked.attempts);
+        self.check()?;
+        let answered = match asked.result {
+            Ok(answered) => answered,
+            Err(failure) => {
+                log::warn!("agent: nothing is noted of session {} before it is summarised: {failure}", session.key);
+                return nothing;
+            }
+        };
+        self.tally.usage = self.tally.usage.plus(&answered.answer.usage);
+        let Some(entry) = memory::entry(&answered.answer.text()) else { return nothing };
+        // The words were made of what anybody may have said, and will be read as the agent's own.
+        let (judged, entry) = calls::judge_note(self.input, setting, &self.input.run_id, &entry);
+        let Some(entry) = entry else { return Ok((None, Some(judged))) };
+        let noted = match place.add(&setting.workspace, &entry) {
+            Ok(Added::Now | Added::Before) => Some(place.path()),
+            Ok(Added::Full) => {
+                log::warn!("agent: {} has no room for what was to be noted of session {}", place.path(), session.key);
+                None
+            }
+            Err(error) => {
+                log::warn!("agent: {} cannot be written: {error}", place.path());
+                None
+            }
+        };
+        Ok((noted, Some(judged)))
     }
 }
 

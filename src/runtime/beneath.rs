@@ -75,6 +75,21 @@ impl Folder {
         Ok(at)
     }
 
+    /// Opens the folder `name` in this one, made when it is not there.
+    ///
+    /// # Errors
+    /// As [`Folder::file`], and when it cannot be made.
+    pub fn make_folder(&self, name: &str) -> io::Result<Folder> {
+        let c_name = c_name(name.as_ref())?;
+        // SAFETY: `c_name` is a NUL-terminated string that outlives the call, and the directory is open; `mkdirat` keeps
+        // neither.
+        let status = unsafe { libc::mkdirat(self.0.as_raw_fd(), c_name.as_ptr(), DIR_MODE as libc::mode_t) };
+        match if status < 0 { Err(io::Error::last_os_error()) } else { Ok(()) } {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => self.folder(&[name]),
+        }
+    }
+
     /// Opens the regular file that `parts` name below this folder.
     ///
     /// # Errors

@@ -74,6 +74,8 @@ pub struct Runs {
     pub timeout: Duration,
     /// Tool calls of one run.
     pub tool_steps_max: usize,
+    /// Whether what is worth remembering is noted before a conversation is summarised.
+    pub notes_memory: bool,
 }
 
 /// Runs without a message.
@@ -193,6 +195,7 @@ impl Runs {
             context_tokens: defaults.int_if_set("contextTokens").and_then(|tokens| u64::try_from(tokens).ok()),
             timeout: defaults.secs("timeoutSeconds"),
             tool_steps_max: defaults.usize("maxToolSteps"),
+            notes_memory: defaults.flag("compaction.memoryFlush.enabled"),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::agent::compaction::MEMORY;
 use crate::agent::history::COMPACTION;
 use crate::agent::run::{Judged, Record};
 use crate::config::load::Loaded;
@@ -48,8 +49,8 @@ pub fn record(
         };
         let mut added = transcript::add(db, session, &new, now_ms)?;
         if !added.existed {
-            if record.extra.iter().any(|(name, _)| *name == COMPACTION)
-                && let Some(counted) = count_compaction(db, session, now_ms)?
+            if let Some((_, about)) = record.extra.iter().find(|(name, _)| *name == COMPACTION)
+                && let Some(counted) = count_compaction(db, session, about.get(MEMORY).is_some(), now_ms)?
             {
                 added.session = counted;
             }
@@ -65,10 +66,19 @@ pub fn record(
     Ok(facts)
 }
 
-fn count_compaction(db: &Db<'_>, session: &SessionKey, now_ms: i64) -> Result<Option<SessionRow>, StoreError> {
+fn count_compaction(
+    db: &Db<'_>,
+    session: &SessionKey,
+    is_noted: bool,
+    now_ms: i64,
+) -> Result<Option<SessionRow>, StoreError> {
     db.session_update::<StoreError>(session.as_str(), now_ms, |session| {
         let before = session.entry.get("compactionCount").and_then(Value::as_u64).unwrap_or(0);
         session.entry.insert("compactionCount".to_owned(), json!(before + 1));
+        if is_noted {
+            session.entry.insert("memoryFlushAt".to_owned(), json!(now_ms));
+            session.entry.insert("memoryFlushCompactionCount".to_owned(), json!(before));
+        }
         Ok(())
     })
 }

@@ -65,6 +65,8 @@ pub(super) static ROWS: &[Row] = &[
     flag("agents.defaults.heartbeat.suppressToolErrorWarnings").or("false").doc("Leave tool errors out."),
     open("agents.defaults.compaction").new_only().doc("How long transcripts are shortened."),
     choice("agents.defaults.compaction.mode", &["default", "safeguard"]).or("\"safeguard\"").doc("Which way."),
+    open("agents.defaults.compaction.memoryFlush").doc("What is noted first."),
+    flag("agents.defaults.compaction.memoryFlush.enabled").or("true").now().doc("Have the model note what is worth remembering in the day's memory file."),
     open("agents.defaults.contextPruning").new_only().doc("How old tool results leave the context."),
     open("agents.defaults.memorySearch").doc("Search over memory files."),
     open("agents.defaults.memorySearch.remote").doc("Embedding service."),
