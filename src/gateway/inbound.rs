@@ -16,6 +16,7 @@ use super::runs::{Asker, OfSession};
 use super::stability::{Details, Kind};
 use super::{Fact, Gateway, routes};
 use crate::agent::stop::Why;
+use crate::config::settings::Settings;
 use crate::defender::decision::{Action, Decision};
 use crate::defender::event::DecisionEvent;
 use crate::defender::quarantine::Quarantine;
@@ -31,7 +32,10 @@ use crate::protocol::session_key::SessionKey;
 use crate::protocol::version::Protocol;
 use crate::runtime::clock::Now;
 use crate::runtime::metrics;
-use crate::store::idempotency::IDEMPOTENCY_ROWS_MAX;
+use crate::sessions::activation::{self, Heard};
+use crate::store::StoreError;
+use crate::store::db::Db;
+use crate::store::idempotency::{IDEMPOTENCY_ROWS_MAX, IDEMPOTENCY_TTL_MS};
 use crate::store::media::MediaDir;
 
 /// Messages on their way at once; one more is refused as busy.
@@ -382,20 +386,35 @@ impl Gateway {
             way.begins = Some(begins);
             files = std::mem::take(&mut way.files);
         }
-        let media_dir = MediaDir::of(&self.config.state_dir);
+        let config = Arc::clone(&self.config);
+        let media_dir = MediaDir::of(&config.state_dir);
         let quarantine = Quarantine::new(self.config.settings.security.quarantine_dir.clone());
         let now_ms = now.wall_ms;
         let work = Work::Store(Box::new(move |db| {
             let (masked, _) = rules.scrub(&message.text);
             let end = masked.floor_char_boundary(PREVIEW_BYTES_MAX);
             let preview = masked[..end].to_owned();
-            let files = Files { dir: &media_dir, bytes: &files };
-            let judged = Judged { message: &message, files, request: &request, decision: &decision, is_held, preview };
+            let judged = Judged {
+                message: &message,
+                files: Files { dir: &media_dir, bytes: &files },
+                request: &request,
+                decision: &decision,
+                is_held,
+                is_left_out: scene.is_none() && !is_held && is_left_out(db, &config.settings, &message)?,
+                preview,
+            };
             if let Some(scene) = scene {
                 let facts = commands::carry_out(db, &scene, judged, begins, now_ms)?;
                 return Ok(Done { answer: None, facts });
             }
             let accepted = accept::accept(db, judged, begins, now_ms)?;
+            if let Accepted::New(stored) = &accepted
+                && stored.is_left_out
+            {
+                // Whoever asks for its run is told that nothing was to be said.
+                let verdict = Verdict::silent(now_ms).to_text();
+                db.idempotency_finish(&accept::run_key(&message.run_id), Ok(&verdict), now_ms)?;
+            }
             if is_held && matches!(accepted, Accepted::New(_)) {
                 // The decision stands whether or not its copy can be written.
                 if let Err(error) = quarantine.write(&rules, &request, &decision, now_ms) {
@@ -442,6 +461,9 @@ impl Gateway {
             return;
         }
         self.inbound.recent.remember(message.session.as_str(), &message.text, now.wall_ms);
+        if stored.is_left_out {
+            return self.message_left_out(now, &message, waiters, begins, stored);
+        }
         let asker = waiters.iter().find_map(|waiter| match waiter {
             Waiter::Call { conn, key_as_sent, .. } => {
                 Some(Asker { conn: *conn, second: None, key_as_sent: key_as_sent.clone() })
@@ -474,6 +496,41 @@ impl Gateway {
         if left {
             // Who asked did not wait for this much.
             self.stop_run(now, &message.run_id, Why::Rpc);
+        }
+    }
+
+    /// A message in a group that is not said to the agent is on disk, as context for the next one that is.
+    fn message_left_out(
+        &mut self,
+        now: Now,
+        message: &Message,
+        waiters: Vec<Waiter>,
+        begins: Begins,
+        stored: accept::Stored,
+    ) {
+        if begins == Begins::Now {
+            self.release_run(message);
+        }
+        let verdict = Verdict::silent(now.wall_ms);
+        let past = PastRun { verdict: verdict.clone(), expires_ms: now.wall_ms + IDEMPOTENCY_TTL_MS };
+        self.inbound.remember(message.run_id.clone(), past);
+        for waiter in waiters {
+            let receipt = Receipt {
+                run_id: &message.run_id,
+                session: &message.session,
+                is_new: false,
+                status: "ok",
+                now_ms: now.wall_ms,
+            };
+            self.tell_waiter(waiter, Ok(receipt));
+        }
+        self.tell_waits(&message.run_id, &verdict);
+        if let Some(added) = stored.added {
+            let row = crate::sessions::row::wire_v4(&added.session, &self.session_rows(), now.wall_ms);
+            self.note_turn(message);
+            for fact in Fact::of_added(&message.session, added, "send", row) {
+                self.apply(now, fact);
+            }
         }
     }
 
@@ -652,6 +709,24 @@ impl Receipt<'_> {
         answer["acceptedAt"] = json!(self.now_ms);
         answer
     }
+}
+
+/// Whether a message is said in a group and not to the agent (SES-17 to SES-19).
+fn is_left_out(db: &Db<'_>, settings: &Settings, message: &Message) -> Result<bool, StoreError> {
+    let heard = Heard {
+        session: &message.session,
+        facts: &message.heard,
+        text: &message.text,
+        // Who speaks through a client of this gateway may give it commands; a channel's senders may not yet.
+        is_authorized: message.client.is_some(),
+    };
+    if !heard.is_in_group() {
+        return Ok(false);
+    }
+    let entry = db.session(message.session.as_str())?.map(|session| session.entry).unwrap_or_default();
+    let is_command = |name: &str| crate::agent::commands::find(name).is_some();
+    let verdict = heard.judge(activation::effective(&entry, None, settings), is_command);
+    Ok(verdict == activation::Verdict::LeaveOut)
 }
 
 /// What the sender of a message hears that is kept from the agent.

@@ -42,6 +42,8 @@ pub struct Stored {
     pub wishes: Wishes,
     /// Whether it is kept from the agent.
     pub is_held: bool,
+    /// Whether it is only context: it has no run.
+    pub is_left_out: bool,
 }
 
 /// A message that was judged, on its way into the store.
@@ -57,6 +59,8 @@ pub struct Judged<'a> {
     pub decision: &'a Decision,
     /// Whether it is kept from the agent: it is blocked, or is to be reviewed, and nobody can be asked.
     pub is_held: bool,
+    /// Whether it is said in a group and not to the agent: it is written down, and nobody answers.
+    pub is_left_out: bool,
     /// The beginning of what was judged, masked.
     pub preview: String,
 }
@@ -95,7 +99,7 @@ pub fn run_key(run_id: &str) -> String {
 /// # Errors
 /// The store's; nothing is written then.
 pub fn accept(db: &Db<'_>, judged: Judged<'_>, begins: Begins, now_ms: i64) -> Result<Accepted, StoreError> {
-    let Judged { message, files, request, decision, is_held, preview } = judged;
+    let Judged { message, files, request, decision, is_held, is_left_out, preview } = judged;
     let record = judge::stored(request, decision, preview, now_ms);
     if is_held && decision.is_unjudged() {
         db.decision_record(&record)?;
@@ -127,7 +131,13 @@ pub fn accept(db: &Db<'_>, judged: Judged<'_>, begins: Begins, now_ms: i64) -> R
     if is_held {
         db.inbox_set_state(inbox_id, InboxState::Quarantined, Some(&summary))?;
         activity::message_blocked(db, message, now_ms)?;
-        return Ok(Accepted::New(Box::new(Stored { inbox_id, added: None, wishes: Wishes::default(), is_held })));
+        return Ok(Accepted::New(Box::new(Stored {
+            inbox_id,
+            added: None,
+            wishes: Wishes::default(),
+            is_held,
+            is_left_out: false,
+        })));
     }
     debug_assert_eq!(message.wish.media.len(), files.bytes.len(), "each has its bytes");
     for (media, bytes) in message.wish.media.iter().zip(files.bytes) {
@@ -135,11 +145,17 @@ pub fn accept(db: &Db<'_>, judged: Judged<'_>, begins: Begins, now_ms: i64) -> R
     }
     db.inbox_set_state(inbox_id, InboxState::Queued, Some(&summary))?;
     db.idempotency_begin(&run_key(&message.run_id), now_ms)?;
+    if is_left_out {
+        db.inbox_set_state(inbox_id, InboxState::Done, None)?;
+        let added = Some(enter(db, message, now_ms)?);
+        let wishes = Wishes::default();
+        return Ok(Accepted::New(Box::new(Stored { inbox_id, added, wishes, is_held, is_left_out })));
+    }
     let added = match begins {
         Begins::Later => None,
         Begins::Now => Some(begin(db, inbox_id, message, now_ms)?),
     };
-    Ok(Accepted::New(Box::new(Stored { inbox_id, added, wishes: scheduler::wishes(&entry), is_held })))
+    Ok(Accepted::New(Box::new(Stored { inbox_id, added, wishes: scheduler::wishes(&entry), is_held, is_left_out })))
 }
 
 /// A message's turn has come: it enters the transcript. Done again, it finds itself there.

@@ -1,13 +1,14 @@
 //! Webhook bodies: from whatever a service posts to messages in the one shape.
 
 use ring::hmac;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{Message, Source, Wish, normalise};
 use crate::config::settings::hooks::Hooks;
 use crate::protocol::error::RpcError;
 use crate::protocol::session_key::{KeyRules, SessionKey, agent_id};
 use crate::runtime::random;
+use crate::sessions::activation;
 
 /// Wrong secrets within the limiter's window before a sender is locked out.
 pub const FAILURES_MAX: u32 = 20;
@@ -259,6 +260,7 @@ fn message(request: &impl Post, session: SessionKey, text: &str, now_ms: i64) ->
         channel: None,
         sender: None,
         client: None,
+        heard: Map::new(),
         to: None,
         account_id: None,
         thread_id: None,
@@ -398,6 +400,7 @@ fn channel_message(
         channel: Some(target.channel.clone()),
         sender: peer,
         client: None,
+        heard: activation::facts_in(payload),
         to,
         account_id: target.account_id.clone().or_else(|| field(&["accountId", "account_id"])),
         thread_id: field(&["threadId", "topicId"]),

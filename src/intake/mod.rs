@@ -18,6 +18,7 @@ use serde_json::{Map, Value};
 
 use crate::defender::request::{ActionRequest, Routing};
 use crate::protocol::session_key::SessionKey;
+use crate::sessions::activation::{self, Mention};
 use crate::sessions::media::Media;
 
 /// The door a message came through; also the scope of its dedupe key.
@@ -73,6 +74,9 @@ pub struct Message {
     /// The program it came from, where that is one of a gateway's own clients.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub client: Option<Client>,
+    /// What its channel says of the conversation and of who is spoken to ([`activation`]).
+    #[serde(skip_serializing_if = "Map::is_empty", default)]
+    pub heard: Map<String, Value>,
     /// The recipient of an answer.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub to: Option<String>,
@@ -210,6 +214,12 @@ impl Message {
             preceding: preceding.map(str::to_owned),
             routing: Routing {
                 session_kind: Some(self.session.kind().to_owned()),
+                chat_type: activation::chat_type(&self.heard).map(str::to_owned),
+                was_mentioned: match activation::mention(&self.heard) {
+                    Mention::Agent => Some(true),
+                    Mention::NotAgent => Some(false),
+                    Mention::Unknown => None,
+                },
                 to: self.to.clone(),
                 account_id: self.account_id.clone(),
                 thread_id: self.thread_id.clone(),

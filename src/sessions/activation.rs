@@ -91,7 +91,7 @@ impl Heard<'_> {
     }
 
     /// Whether more than two are in the conversation, by its key or by what the channel says.
-    fn is_in_group(&self) -> bool {
+    pub fn is_in_group(&self) -> bool {
         let is_group_word =
             |value: &Value| value.as_str().is_some_and(|word| GROUP_WORDS.contains(&&*word.trim().to_lowercase()));
         self.session.kind() == "group" || CHAT_TYPE.iter().filter_map(|name| self.facts.get(*name)).any(is_group_word)
@@ -102,6 +102,26 @@ impl Heard<'_> {
 pub fn effective(session_entry: &Map<String, Value>, group: Option<Activation>, settings: &Settings) -> Activation {
     let own = session_entry.get("groupActivation").and_then(Value::as_str).and_then(Activation::parse);
     own.or(group).unwrap_or(settings.scheduling.group_activation)
+}
+
+/// Longest word of a channel that is kept.
+const FACT_BYTES_MAX: usize = 64;
+
+/// What a channel's event says of the conversation and of who is spoken to; everything else in it is left out.
+pub fn facts_in(event: &Value) -> Map<String, Value> {
+    let is_plain = |value: &&Value| match value {
+        Value::Bool(_) | Value::Number(_) => true,
+        Value::String(word) => word.len() <= FACT_BYTES_MAX,
+        _ => false,
+    };
+    let names = MENTIONED.iter().chain(CAN_TELL).chain(CHAT_TYPE);
+    let fact = |name: &&str| Some(((*name).to_owned(), event.get(*name).filter(is_plain)?.clone()));
+    names.filter_map(fact).collect()
+}
+
+/// The kind of conversation, in the channel's word.
+pub fn chat_type(facts: &Map<String, Value>) -> Option<&str> {
+    CHAT_TYPE.iter().find_map(|name| facts.get(*name)?.as_str())
 }
 
 /// What the channel can tell of who is spoken to.

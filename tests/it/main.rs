@@ -32,6 +32,8 @@ mod turns;
 mod attachments;
 // What the defender decides about messages and tool calls.
 mod judged;
+// Conversations of more than two.
+mod groups;
 // Turns that are killed at every point.
 mod chaos;
 // Our own command line, as scripts use it.

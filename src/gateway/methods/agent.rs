@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Map, json};
 
 use super::chat::{is_served, run_id, session_key, uploads};
 use crate::agent::run::EXTRA_SYSTEM_CHARS_MAX;
@@ -107,6 +107,7 @@ fn ask(gateway: &mut Gateway, call: &Call, params: AgentParams) -> Result<(), Rp
         channel: Some(params.channel.unwrap_or_else(|| crate::sessions::transcript::WEBCHAT.to_owned())),
         sender: Some(call.caller.name.clone()),
         client: Some(call.caller.client()),
+        heard: Map::new(),
         to: params.to,
         account_id: params.account_id,
         thread_id: params.thread_id,

@@ -345,6 +345,7 @@ fn send(gateway: &mut Gateway, call: &Call, Targeted(params): Targeted) -> Resul
         channel: Some(params.originating_channel.unwrap_or_else(|| transcript::WEBCHAT.to_owned())),
         sender: Some(call.caller.name.clone()),
         client: Some(call.caller.client()),
+        heard: Map::new(),
         to: params.originating_to,
         account_id: params.originating_account_id,
         thread_id: params.originating_thread_id,

@@ -264,6 +264,7 @@ fn begin(gateway: &mut Gateway, now: Now, caller: &Caller, request: &HttpRequest
         channel: Some(crate::sessions::transcript::WEBCHAT.to_owned()),
         sender: None,
         client: None,
+        heard: serde_json::Map::new(),
         to: None,
         account_id: None,
         thread_id: None,

@@ -68,13 +68,25 @@ impl Verdict {
         }
     }
 
+    /// Of a message that had no run of its own, and nothing to be told of it.
+    pub fn silent(now_ms: i64) -> Verdict {
+        Verdict {
+            status: "ok".to_owned(),
+            started_at: now_ms,
+            ended_at: now_ms,
+            error: None,
+            error_v4: None,
+            stop_reason: None,
+        }
+    }
+
     /// Whether the run said what it had to say.
     pub fn is_ok(&self) -> bool {
         self.status == "ok"
     }
 
     /// As it is kept.
-    fn to_text(&self) -> String {
+    pub fn to_text(&self) -> String {
         serde_json::to_string(self).expect("a verdict is strings and numbers")
     }
 
@@ -473,6 +485,7 @@ mod tests {
             channel: None,
             sender: None,
             client: None,
+            heard: serde_json::Map::new(),
             to: None,
             account_id: None,
             thread_id: None,

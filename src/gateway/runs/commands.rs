@@ -189,7 +189,7 @@ pub(in crate::gateway) fn carry_out(
     let asked = accept::enter_command(db, message, now_ms)?;
     let answer = add_answer(db, message, &message.run_id, &text, now_ms)?;
     db.inbox_set_state(stored.inbox_id, InboxState::Done, None)?;
-    let verdict = serde_json::to_string(&verdict(now_ms)).expect("a verdict is strings and numbers");
+    let verdict = Verdict::silent(now_ms).to_text();
     db.idempotency_finish(&accept::run_key(&message.run_id), Ok(&verdict), now_ms)?;
     let said =
         Said { text, message: answer.message.clone(), session_id: answer.session.session_id.clone(), is_notice, stops };
@@ -246,17 +246,6 @@ fn add_answer(
         route: None,
     };
     transcript::add(db, &message.session, &new, now_ms)
-}
-
-fn verdict(now_ms: i64) -> Verdict {
-    Verdict {
-        status: "ok".to_owned(),
-        started_at: now_ms,
-        ended_at: now_ms,
-        error: None,
-        error_v4: None,
-        stop_reason: None,
-    }
 }
 
 impl Scene {
@@ -383,7 +372,7 @@ impl Gateway {
         if said.stops {
             self.stop_session(now, &message.session, Why::Stop);
         }
-        let verdict = verdict(now.wall_ms);
+        let verdict = Verdict::silent(now.wall_ms);
         let past = PastRun { verdict: verdict.clone(), expires_ms: now.wall_ms + IDEMPOTENCY_TTL_MS };
         self.inbound.remember(message.run_id.clone(), past);
         let mut key_as_sent = message.session.as_str().to_owned();

@@ -277,7 +277,7 @@ impl Gateway {
     }
 
     /// Answers `agent.wait`.
-    pub(super) fn tell_waits(&mut self, run_id: &str, verdict: &Verdict) {
+    pub(in crate::gateway) fn tell_waits(&mut self, run_id: &str, verdict: &Verdict) {
         let (ended, waiting) = std::mem::take(&mut self.runs.waits).into_iter().partition(|w| w.run_id == run_id);
         self.runs.waits = waiting;
         for wait in ended {
