@@ -42,6 +42,8 @@ pub mod onboard;
 pub mod run;
 pub mod sessions;
 
+/// The program's allocator, for `main.rs` to name.
+pub use crate::runtime::allocator::Allocator;
 use std::error::Error as _;
 use std::io::{self, Write as _};
 use std::path::PathBuf;

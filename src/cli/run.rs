@@ -30,7 +30,7 @@ use crate::net::{ExitReason, NetError, Setup, Shell};
 use crate::runtime::clock::Now;
 use crate::runtime::logging::{self, Logger};
 use crate::runtime::notify::Notify;
-use crate::runtime::{host, memory, random};
+use crate::runtime::{allocator, host, memory, random};
 use crate::store::dir::StateDir;
 use crate::store::open::{Database, OnDamage, READER_CACHE_KIB, Tuning, WRITER_CACHE_KIB};
 
@@ -98,6 +98,7 @@ pub fn run(args: &Args, out: &mut Out) -> Result<Outcome, CliError> {
         control,
     };
     let released = memory::release_program_pages();
+    allocator::trim();
     log::debug!("released pages that only the start needed bytes={released}");
     let reason = shell.run(setup);
     log::info!("stopped");

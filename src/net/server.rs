@@ -33,7 +33,7 @@ use crate::log_limited;
 use crate::protocol::{ConnId, close};
 use crate::runtime::clock::Now;
 use crate::runtime::notify::{self, Notify};
-use crate::runtime::{memory, metrics};
+use crate::runtime::{allocator, memory, metrics};
 
 /// Readiness events taken from the system per turn.
 const EVENTS_PER_TURN: usize = 256;
@@ -279,11 +279,12 @@ impl<C: Core> Server<C> {
         Ok(())
     }
 
-    /// What was read from the program's file for work that is over need not stay in memory.
+    /// What work that is over took, of memory and of the program's file, need not stay.
     fn give_back(&mut self) {
         if self.quiet.has_come(self.now.mono) {
             let released = memory::release_program_pages();
-            log::trace!("quiet: released pages of the program bytes={released}");
+            let trimmed = allocator::trim();
+            log::trace!("quiet: released pages of the program bytes={released} free memory given back={trimmed}");
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! **Invariant:** nothing here knows the protocol, the store or the gateway.
 
+pub mod allocator;
 pub mod beneath;
 pub mod clock;
 pub mod host;
