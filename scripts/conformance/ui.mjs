@@ -17,6 +17,8 @@ const ARGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run
 const builds = {
   '2026.9.6': {
     signIn: (token) => `/#token=${token}`,
+    // Rewind, branches, forks and groups: only this build has them.
+    waysBack: true,
     views: [
       ['chat', '/chat/main', ['chat.startup'], (page) => page.locator('textarea, [contenteditable="true"]').first().waitFor({ timeout: WAIT_MS })],
       // This build has no view called overview: the sessions and connection views are what became of it.
@@ -34,12 +36,72 @@ const builds = {
   },
 };
 
+// Goes back in a conversation as a person does, to another branch, on in a fork, and puts that into a group.
+async function checkWaysBack({ page, base, check, answered, until, shoot }) {
+  const visible = (locator) => locator.locator('visible=true').last();
+  const words = (text) => page.getByText(text, { exact: true });
+  const button = (name) => visible(page.getByRole('button', { name }));
+  const field = () => visible(page.locator('textarea, [contenteditable="true"]'));
+  const typed = async () => (await field().inputValue().catch(() => field().innerText())).trim();
+  const called = (method) => until(() => answered([method]).length === 0, () => `${method} was not answered`);
+  const shown = (text) => visible(words(text)).waitFor({ timeout: WAIT_MS });
+  const gone = async (text) => {
+    const deadline = Date.now() + WAIT_MS;
+    while (await words(text).locator('visible=true').count() > 0) {
+      if (Date.now() > deadline) throw new Error(`${text} is still shown`);
+      await new Promise((done) => setTimeout(done, 50));
+    }
+  };
+  const say = async (name) => {
+    await field().fill(`Say [[say:${name}]]`);
+    await field().press('Enter');
+    await shown(name);
+  };
+  const stepAs = (name, what) => check(name, async () => { try { await what(); } finally { await shoot(name.replaceAll(' ', '-')); } });
+  await stepAs('rewinds to a message', async () => {
+    await page.goto(`${base}/chat/main`, { waitUntil: 'load', timeout: WAIT_MS });
+    await field().waitFor({ timeout: WAIT_MS });
+    await say('willow');
+    await say('maple');
+    await visible(page.getByText('Say [[say:maple]]')).hover();
+    await visible(page.locator('.chat-group-rewind')).click();
+    await button(/^Rewind$/).click();
+    await called('sessions.rewind');
+    await gone('maple');
+    if (await typed() !== 'Say [[say:maple]]') throw new Error(`the editor holds "${await typed()}"`);
+    await say('birch');
+  });
+  await stepAs('takes up another branch', async () => {
+    await button('Session branches').click();
+    await visible(words('maple')).click();
+    await called('sessions.branches.switch');
+    await gone('birch');
+    await shown('maple');
+  });
+  await stepAs('forks from a message', async () => {
+    await visible(page.getByText('Say [[say:maple]]')).click({ button: 'right' });
+    await visible(page.getByText('Fork from here')).click();
+    await called('sessions.fork');
+    await visible(page.getByRole('button', { name: /^Open parent session/ })).waitFor({ timeout: WAIT_MS });
+    if (await typed() !== 'Say [[say:maple]]') throw new Error(`the editor holds "${await typed()}"`);
+  });
+  await stepAs('puts a session into a new group', async () => {
+    await button(/^Actions for/).click();
+    await visible(page.getByText('Move to group')).hover();
+    await visible(page.getByText('New group')).click();
+    await page.keyboard.type('Trees');
+    await button('Create group').click();
+    await called('sessions.groups.put');
+    await shown('Trees');
+  });
+}
+
 export async function runControlUis({ release, token, say }) {
   const { chromium } = createRequire(`${peers}/tools/`)('playwright-core');
   const executablePath = execFileSync('sh', ['-c', 'command -v chromium']).toString().trim();
   const folder = path.join(root, 'target/conformance');
   const results = []; const seen = [];
-  for (const [build, { signIn, views }] of Object.entries(builds)) {
+  for (const [build, { signIn, views, waysBack }] of Object.entries(builds)) {
     if (release && release !== build) continue;
     const model = await startModel();
     const protocol = releases[build].protocol;
@@ -119,6 +181,7 @@ export async function runControlUis({ release, token, say }) {
         await page.screenshot({ path: path.join(folder, `control-ui-${build}-answer.png`), animations: 'disabled' });
       }
     });
+    if (waysBack) await checkWaysBack({ page, base, check, answered, until, shoot: (name) => page.screenshot({ path: path.join(folder, `control-ui-${build}-${name}.png`), animations: 'disabled' }) });
     await check('runs without a script error', async () => { if (broken.length) throw new Error([...new Set(broken)].join('; ').slice(0, 400)); });
     const refused = witness.connections.flatMap((c) => c.calls).filter((call) => !call.frame.ok).map((call) => `${call.method}: ${call.frame.error?.message}`);
     if (refused.length) say(`     refused: ${[...new Set(refused)].join('; ').slice(0, 1200)}`);

@@ -1,7 +1,12 @@
 //! Branches of a conversation as clients see them, and what is given back of a message that is to be said anew.
 
+use std::io;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 
+use super::media::Media;
 use crate::store::StoreError;
 use crate::store::db::Queries;
 use crate::store::transcript::{MessageRow, PageLimits};
@@ -14,8 +19,10 @@ const HEADLINE_ROWS_MAX: usize = 20;
 const HEADLINE_BYTES_MAX: usize = 64 * 1024;
 /// Pictures given back of one message.
 pub const PICTURES_MAX: usize = 10;
-/// Largest picture given back, in bytes as decoded.
+/// Largest picture given back that stands in the transcript itself, in bytes as decoded.
 pub const PICTURE_BYTES_MAX: usize = 5 * 1024 * 1024;
+/// Bytes of all pictures given back that lie in files: what one answer carries, and the store reads at once.
+pub const PICTURES_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
 /// What a session that goes on from another one keeps of it, by the names of its entry: how it is answered, not what was
 /// said about it.
@@ -77,7 +84,8 @@ fn said(message: &Value) -> Option<String> {
 }
 
 /// What goes back into the editor of a message that is to be said anew: its words and the pictures that were kept.
-pub fn for_the_editor(row: &MessageRow) -> Value {
+/// `read` gives at most so many bytes of a kept file.
+pub fn for_the_editor(row: &MessageRow, read: impl Fn(&str, u64) -> io::Result<Vec<u8>>) -> Value {
     let mut out = json!({});
     let Some(message) = row.message.as_deref().and_then(|text| serde_json::from_str::<Value>(text).ok()) else {
         return out;
@@ -86,7 +94,18 @@ pub fn for_the_editor(row: &MessageRow) -> Value {
         out["editorText"] = json!(text);
     }
     let blocks = message["content"].as_array().map_or(&[][..], Vec::as_slice);
-    let pictures: Vec<Value> = blocks.iter().filter_map(picture).take(PICTURES_MAX).collect();
+    let mut pictures: Vec<Value> = blocks.iter().filter_map(picture).take(PICTURES_MAX).collect();
+    let mut bytes_left = PICTURES_BYTES_MAX;
+    for media in Media::in_message(&message).iter().filter(|media| media.is_picture()) {
+        if pictures.len() >= PICTURES_MAX || media.bytes > bytes_left {
+            break;
+        }
+        // One that made room for others is left out.
+        if let Ok(bytes) = read(&media.id, bytes_left) {
+            bytes_left = bytes_left.saturating_sub(bytes.len() as u64);
+            pictures.push(json!({ "mimeType": media.mime_type, "data": BASE64.encode(bytes) }));
+        }
+    }
     if !pictures.is_empty() {
         out["editorAttachments"] = json!(pictures);
     }
@@ -124,6 +143,32 @@ mod tests {
         assert_eq!(of(&"é".repeat(HEADLINE_CHARS_MAX)).unwrap(), "é".repeat(HEADLINE_CHARS_MAX));
         let cut = of(&"é".repeat(HEADLINE_CHARS_MAX + 1)).unwrap();
         assert_eq!(cut, format!("{}…", "é".repeat(HEADLINE_CHARS_MAX - 1)));
+    }
+
+    fn for_the_editor(row: &MessageRow) -> Value {
+        super::for_the_editor(row, |id, _| panic!("{id} is not to be read"))
+    }
+
+    #[test]
+    fn the_editor_gets_pictures_from_their_files_as_far_as_there_is_room() {
+        let fact = |id: &str, mime: &str, bytes: u64| json!({ "url": format!("media://inbound/{id}"), "contentType": mime, "sizeBytes": bytes });
+        let read = |id: &str, _: u64| match id {
+            "gone.png" => Err(io::ErrorKind::NotFound.into()),
+            _ => Ok(b"x".to_vec()),
+        };
+        let shown = |media: Value| {
+            let message = json!({ "content": "see", "__openclaw": { "media": media } });
+            super::for_the_editor(&row(message), read)["editorAttachments"].clone()
+        };
+        let facts =
+            json!([fact("a.txt", "text/plain", 1), fact("gone.png", "image/png", 1), fact("b.png", "image/png", 1)]);
+        assert_eq!(shown(facts), json!([{ "mimeType": "image/png", "data": "eA==" }]));
+        assert_eq!(shown(json!([fact("b.png", "image/png", PICTURES_BYTES_MAX)])).as_array().unwrap().len(), 1);
+        assert_eq!(shown(json!([fact("b.png", "image/png", PICTURES_BYTES_MAX + 1)])), Value::Null);
+        assert_eq!(
+            shown(json!(vec![fact("b.png", "image/png", 1); PICTURES_MAX + 1])).as_array().unwrap().len(),
+            PICTURES_MAX
+        );
     }
 
     #[test]

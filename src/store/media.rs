@@ -168,6 +168,32 @@ impl Db<'_> {
         Ok(())
     }
 
+    /// Gives files over to sessions that were forked from where they came, and hold their message still.
+    fn media_pass_on(&self, gone: &mut Vec<String>) -> Result<(), StoreError> {
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let sql = "SELECT session_id FROM sessions WHERE json_extract(entry, '$.forkSource') IS NOT NULL";
+        let forks: Vec<String> = self.rows(sql, [], |row| row.get(0))?;
+        let mut kept = Vec::new();
+        for id in &*gone {
+            let sql = "SELECT message_id FROM media WHERE id = ?1";
+            let Some(Some(message_id)) = self.first(sql, [id], |row| row.get::<_, Option<String>>(0))? else {
+                continue;
+            };
+            for fork in &forks {
+                let sql = "SELECT 1 FROM transcript WHERE session_id = ?1 AND message_id = ?2";
+                if self.first(sql, [fork, &message_id], |_| Ok(()))?.is_some() {
+                    self.media_stands_in(id, fork, &message_id)?;
+                    kept.push(id.clone());
+                    break;
+                }
+            }
+        }
+        gone.retain(|id| !kept.contains(id));
+        Ok(())
+    }
+
     /// Removes files whose message is gone, and files that nothing knows of; says how many.
     ///
     /// # Errors
@@ -180,6 +206,7 @@ impl Db<'_> {
              AND NOT EXISTS (SELECT 1 FROM inbox WHERE inbox.id = media.inbox_id AND inbox.is_open)
              ORDER BY at_ms LIMIT ?2";
         let mut gone = self.media_ids(sql, (before_ms, MEDIA_PRUNE_ROWS_MAX))?;
+        self.media_pass_on(&mut gone)?;
         for id in &gone {
             self.run("DELETE FROM media WHERE id = ?1", [id])?;
         }
@@ -308,8 +335,17 @@ mod tests {
         let kept = |id: &str| dir.read(id, 9).is_ok();
         assert_eq!((kept("told.png"), kept("waits.png"), kept("left.png")), (true, true, false));
 
+        let fork = || {
+            let mut fork = SessionRow::new("b", "main", "t", "direct", 1);
+            fork.entry.insert("forkSource".to_owned(), serde_json::json!({ "sessionKey": "a" }));
+            fork
+        };
+        database.write(|db| db.transcript_fork("s", 1, &fork(), 4)).unwrap();
         database.write(|db| db.session_delete("a", TranscriptFate::Archive, 5)).unwrap();
         assert_eq!(prune(&mut database, later), 0, "an archive is still to be read");
+        database.write(|db| db.archive_prune(i64::MAX)).unwrap();
+        assert_eq!(prune(&mut database, later), 0, "the session that was forked holds it");
+        database.write(|db| db.session_delete("b", TranscriptFate::Archive, 5)).unwrap();
         database.write(|db| db.archive_prune(i64::MAX)).unwrap();
         assert_eq!(prune(&mut database, later), 1);
         assert_eq!((kept("told.png"), kept("waits.png")), (false, true));

@@ -20,6 +20,7 @@ use crate::sessions::row::OF_RUNS;
 use crate::sessions::transcript;
 use crate::store::StoreError;
 use crate::store::branches::Standing;
+use crate::store::media::MediaDir;
 use crate::store::sessions::{SessionRow, TokenTotals};
 
 crate::params! {
@@ -99,7 +100,7 @@ fn rewound(cx: &StoreCx<'_>, at: &At) -> Result<(Value, Vec<Fact>), StoreError> 
     let session = at.changeable(cx, "Rewind")?;
     let cut = at.cut(cx, &session)?;
     let fact = moved(cx, at, &session, cut.parent, "rewind")?;
-    Ok((branches::for_the_editor(&cut.row), vec![fact]))
+    Ok((for_the_editor(cx, &cut), vec![fact]))
 }
 
 /// Goes on from before a message in a session of its own.
@@ -129,9 +130,14 @@ fn forked(cx: &StoreCx<'_>, at: &At) -> Result<(Value, Vec<Fact>), StoreError> {
     cx.db.transcript_fork(&from.session_id, cut.parent, &session, now_ms)?;
     audit(cx, &key, Some(json!({ "from": from.key, "entryId": at.entry })))?;
     let session = cx.db.session(key.as_str())?.unwrap_or(session);
-    let mut answer = branches::for_the_editor(&cut.row);
+    let mut answer = for_the_editor(cx, &cut);
     answer["sessionKey"] = json!(key.as_str());
     Ok((answer, vec![touched(cx, &key, &session, "fork", true)?]))
+}
+
+fn for_the_editor(cx: &StoreCx<'_>, cut: &Standing) -> Value {
+    let files = MediaDir::of(&cx.snapshot.config.state_dir);
+    branches::for_the_editor(&cut.row, |id, bytes_max| files.read(id, bytes_max))
 }
 
 /// A message of a session.
