@@ -14,7 +14,7 @@ use super::setting::Setting;
 use super::talk::{Part, ToolCall, ToolResult};
 use crate::defender::decision::{Action, Decision};
 use crate::defender::request::ActionRequest;
-use crate::tools::{self, Scene};
+use crate::tools::{self, Order, Scene};
 
 /// Characters of a tool's answer that are kept in the transcript (SES-85). The model sees all of it while its run lasts.
 pub const RESULT_CHARS_KEPT: usize = 8192;
@@ -45,6 +45,8 @@ pub struct Called {
     pub details: Option<Value>,
     /// What the defender decided about it; `None`: there was nothing to judge.
     pub judged: Option<Judged>,
+    /// What is still to be done for it.
+    pub order: Option<Order>,
 }
 
 impl Called {
@@ -52,7 +54,16 @@ impl Called {
     pub fn failed(call: &ToolCall, text: impl Into<String>) -> Called {
         let content = vec![Part::Text(text.into())];
         let result = ToolResult { call_id: call.id.clone(), name: call.name.clone(), content, is_error: true };
-        Called { result, details: None, judged: None }
+        Called { result, details: None, judged: None, order: None }
+    }
+
+    /// What the program says of what it was asked for.
+    pub fn answered(call: &ToolCall, answer: Value) -> Called {
+        let text = answer.as_str().map_or_else(|| answer.to_string(), str::to_owned);
+        let content = vec![Part::Text(text)];
+        let result = ToolResult { call_id: call.id.clone(), name: call.name.clone(), content, is_error: false };
+        let details = (!answer.is_string()).then_some(answer);
+        Called { result, details, judged: None, order: None }
     }
 
     /// Its words.
@@ -106,6 +117,12 @@ pub fn call(input: &RunInput, setting: &Setting, call: &ToolCall, judged: Option
         Ok(output) => output,
         Err(error) => return Called::failed(call, error.to_string()),
     };
+    if let Some(order) = output.order {
+        // Its words are the program's own, once it is done.
+        let result =
+            ToolResult { call_id: call.id.clone(), name: call.name.clone(), content: Vec::new(), is_error: false };
+        return Called { result, details: None, judged: None, order: Some(order) };
+    }
     let answer = judge_answer(input, setting, call, &output.text);
     if answer.decision.action == Action::Block {
         let why = format!("withheld by the defender: {}", answer.decision.reasons.join("; "));
@@ -122,13 +139,18 @@ pub fn call(input: &RunInput, setting: &Setting, call: &ToolCall, judged: Option
         content.push(Part::Image { mime: image.mime.to_owned(), base64 });
     }
     let result = ToolResult { call_id: call.id.clone(), name: call.name.clone(), content, is_error: false };
-    Called { result, details: output.details, judged: Some(answer) }
+    Called { result, details: output.details, judged: Some(answer), order: None }
 }
 
 /// Judges a call; `None`: there is no such tool.
 pub fn judge(input: &RunInput, setting: &Setting, call: &ToolCall) -> Option<Judged> {
     tools::find(&call.name)?;
-    let parts = ActionRequest::from_value(&call.arguments, "agent").unwrap_or_default();
+    let mut parts = ActionRequest::from_value(&call.arguments, "agent").unwrap_or_default();
+    if call.name == tools::SPAWN || call.name == tools::SUBAGENTS {
+        // What another run is told is what is said to it.
+        let words = ["task", "message"].iter().find_map(|name| call.arguments.get(*name)?.as_str());
+        parts.prompt = words.map(str::to_owned);
+    }
     let request = ActionRequest {
         id: Some(call.id.clone()),
         session_key: Some(input.session.as_str().to_owned()),
@@ -149,6 +171,18 @@ fn judge_answer(input: &RunInput, setting: &Setting, call: &ToolCall, text: &str
         tool: Some(call.name.clone()),
         prompt: Some(text.to_owned()),
         channel: setting.session.channel.clone(),
+        ..ActionRequest::default()
+    };
+    within_time(input, request, text)
+}
+
+/// Judges the last words of a run that go on to the conversation which started it.
+pub fn judge_result(input: &RunInput, text: &str) -> Judged {
+    let request = ActionRequest {
+        id: Some(input.run_id.clone()),
+        session_key: Some(input.session.as_str().to_owned()),
+        source: "announce".to_owned(),
+        prompt: Some(text.to_owned()),
         ..ActionRequest::default()
     };
     within_time(input, request, text)

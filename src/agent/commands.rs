@@ -130,6 +130,12 @@ commands! {
         effects::activation, "Show or choose when messages of this group are answered.";
     "send",       &[],            "management", Alone,                 ToChange(Admin), takes("mode", "Whether messages are taken", &["on", "off", "inherit"]),
         effects::send, "Show or choose whether messages to this conversation are taken.";
+    "subagents",  &[],            "management", Alone,                 ToChange(Write), takes("action", "`list`, `kill TARGET` or `steer TARGET MESSAGE`", &[]),
+        effects::subagents, "List tasks in the background, stop one, or tell it something.";
+    "kill",       &[],            "management", Alone,                 Always(Write),   takes("target", "Its number, label or key, or `all`", &[]),
+        effects::kill, "Stop a task in the background.";
+    "steer",      &["tell"],      "management", Alone,                 Always(Write),   takes("target", "Its number, label or key, and the message", &[]),
+        effects::steer, "Tell a task in the background something.";
 }
 
 fn is_level(text: &str) -> bool {

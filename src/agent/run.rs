@@ -17,6 +17,7 @@ use crate::protocol::session_key::SessionKey;
 use crate::sessions::media::Media;
 use crate::store::StoreError;
 use crate::store::db::Queries;
+use crate::tools::Order;
 
 /// Everything a run starts with. The message it answers is the newest of the user's in the transcript.
 #[derive(Debug, Clone)]
@@ -81,6 +82,22 @@ pub trait Host {
     /// Messages for this run that came since it was last asked (mode `steer`): they are in the transcript already,
     /// oldest first.
     fn steered(&mut self) -> Vec<Steered>;
+    /// Does what a tool asks for; when it returns that is on disk. Gives what is said to the model.
+    ///
+    /// # Errors
+    /// Why it is not done, in words for the model.
+    fn carry_out(&mut self, ordered: Ordered) -> Result<Value, String>;
+}
+
+/// Something that a tool asks the program to do.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ordered {
+    /// What.
+    pub order: Order,
+    /// Names it for good: asked for again, it is not done again.
+    pub key: String,
+    /// What was decided about it.
+    pub judged: Judged,
 }
 
 /// What was said to a run while it goes on.
@@ -180,6 +197,8 @@ pub enum RunEvent {
 pub struct RunEnd {
     /// What came of it.
     pub outcome: Outcome,
+    /// What was decided about its last words, where they go on to another conversation.
+    pub judged: Option<Box<Judged>>,
     /// What it summarised, when that was its task.
     pub compacted: Option<Box<super::turn::Compacted>>,
     /// Tokens of all models it asked.

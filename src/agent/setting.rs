@@ -17,8 +17,8 @@ use crate::protocol::session_key::DEFAULT_AGENT;
 use crate::sessions::row::{Context, is_subagent};
 use crate::sessions::thinking;
 use crate::store::sessions::SessionRow;
-use crate::tools::TOOLS;
 use crate::tools::session_status::Facts;
+use crate::tools::{self, TOOLS, Tool};
 
 /// Tokens kept free for the answer, unless that is more than a quarter of what the model reads.
 pub const OUTPUT_TOKENS_RESERVED: u64 = 16_384;
@@ -78,7 +78,11 @@ impl Setting {
         };
         let first = chain.first();
         let zone = context::zone(runs);
-        let own_tools = TOOLS.iter().map(|tool| ToolSpec {
+        // What may start no run of its own is not told how.
+        let depth = session.entry.get("spawnDepth").and_then(Value::as_u64).unwrap_or(0);
+        let may_spawn = depth < settings.agents.defaults.subagents.depth_max;
+        let is_here = |tool: &&Tool| may_spawn || (tool.name != tools::SPAWN && tool.name != tools::SUBAGENTS);
+        let own_tools = TOOLS.iter().filter(is_here).map(|tool| ToolSpec {
             name: tool.name.to_owned(),
             description: tool.description.to_owned(),
             parameters: (tool.parameters)(),

@@ -17,7 +17,7 @@ use super::cooldown::Cooldowns;
 use super::history::{self, Eyes, Reading, SILENT};
 use super::memory::{self, Added, Place};
 use super::models::ModelRef;
-use super::run::{Host, Judged, Load, Outcome, Record, Reply, RunEnd, RunEvent, RunInput, Steered};
+use super::run::{Host, Judged, Load, Ordered, Outcome, Record, Reply, RunEnd, RunEvent, RunInput, Steered};
 use super::setting::Setting;
 use super::silence::{self, Gate, ReplyTo};
 use super::stop::{Stop, Why};
@@ -113,8 +113,15 @@ pub fn turn(input: &RunInput, host: &mut dyn Host, ask: &mut Asker<'_>, call: &m
         Err(End::Failed(failure)) => Outcome::Failed(failure),
     };
     let Turn { host, tally, load, .. } = turn;
+    let judged = match &outcome {
+        Outcome::Replied(reply) if is_subagent(&input.session) && !reply.is_silent => {
+            Some(Box::new(calls::judge_result(input, &reply.text)))
+        }
+        _ => None,
+    };
     RunEnd {
         outcome,
+        judged,
         compacted: None,
         usage: tally.usage,
         attempts: tally.attempts,
@@ -192,6 +199,7 @@ pub fn compact_run(input: &RunInput, instructions: Option<&str>, host: &mut dyn 
     };
     RunEnd {
         outcome,
+        judged: None,
         compacted: done,
         usage: tally.usage,
         attempts: tally.attempts,
@@ -543,7 +551,14 @@ impl Turn<'_> {
             } else if let Some(refusal) = guard.refuses(call) {
                 Called::failed(call, refusal)
             } else {
-                let called = caller(setting, call, judged.as_ref());
+                let mut called = caller(setting, call, judged.as_ref());
+                if let (Some(order), Some(judged)) = (called.order.take(), judged) {
+                    let key = format!("{key}:call:{idx}");
+                    called = match self.host.carry_out(Ordered { order, key, judged: judged.clone() }) {
+                        Ok(answer) => Called::answered(call, answer),
+                        Err(why) => Called::failed(call, why),
+                    };
+                }
                 guard.note(call, &called.result);
                 self.tally.tool_calls += 1;
                 called

@@ -80,6 +80,11 @@ pub struct Decision {
 }
 
 impl Decision {
+    /// That of words which the program itself made of nothing that anybody said.
+    pub fn allowed() -> Decision {
+        Decision { action: Action::Allow, risk_score: 0, reasons: Vec::new(), tags: Vec::new(), source: SOURCE }
+    }
+
     /// The answer when the deadline passed first (DEF-05).
     pub fn timeout() -> Decision {
         Decision::unjudged(TIMEOUT_SCORE, tag::TIMEOUT, "timeout")

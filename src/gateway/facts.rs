@@ -67,6 +67,12 @@ pub enum Fact {
     Unpacked(Box<(crate::defender::request::ActionRequest, crate::intake::uploads::Unpacked)>),
     /// What came with an inbound message cannot be taken.
     Refused(crate::protocol::error::RpcError),
+    /// A message of one run to another is accepted.
+    Between(Box<super::runs::children::Between>),
+    /// What goes on in a session is to be stopped.
+    Stop(SessionKey),
+    /// Sessions of runs that a run started were put away; when the oldest of those that are left was used last.
+    ChildrenLeft(Option<i64>),
     /// Something that a run does was judged.
     Decided(Box<(SessionKey, crate::agent::run::Judged)>),
     /// An inbound message was judged.
@@ -182,6 +188,14 @@ impl Gateway {
             Fact::Injected { key_as_sent, key, message, message_id } => {
                 self.chat_injected(&key_as_sent, &key, &message, &message_id);
             }
+            Fact::Between(between) => {
+                let (message, stored) = *between;
+                self.run_between(now, message, &stored);
+            }
+            Fact::Stop(session) => {
+                self.stop_session(now, &session, Why::Rpc);
+            }
+            Fact::ChildrenLeft(oldest_ms) => self.children_left(now, oldest_ms),
             Fact::Decided(decided) => {
                 let (session, judged) = *decided;
                 self.tell_decision(&session, &judged.request, &judged.decision);

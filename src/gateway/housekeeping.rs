@@ -6,6 +6,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::runs::children;
 use super::stability::Memory;
 use super::{Done, Effect, Fact, Gateway, Job, Origin, Work};
 use crate::config::settings::Settings;
@@ -22,21 +23,30 @@ pub const FIRST_REMOVAL: Duration = Duration::from_secs(60);
 /// Between removals. At 2000 rows a round this keeps up with 48 000 archived messages, or audit records, a day.
 pub const REMOVAL_INTERVAL: Duration = Duration::from_secs(60 * 60);
 
+/// Between two looks at sessions that may be put away, at least.
+pub const CHILDREN_INTERVAL_MIN: Duration = Duration::from_secs(60);
+
 /// When what is next.
 #[derive(Debug)]
 pub(super) struct Housekeeping {
     removal: Instant,
     sample: Instant,
+    /// When sessions of runs that a run started may be put away; `None`: there is none.
+    children: Option<Instant>,
 }
 
 impl Housekeeping {
     pub(super) fn new(settings: &Settings, now: Now) -> Housekeeping {
-        Housekeeping { removal: now.mono + FIRST_REMOVAL, sample: now.mono + settings.runtime.memory_sample }
+        Housekeeping {
+            removal: now.mono + FIRST_REMOVAL,
+            sample: now.mono + settings.runtime.memory_sample,
+            children: Some(now.mono + FIRST_REMOVAL),
+        }
     }
 
     /// When the timer must ring.
     pub(super) fn next(&self) -> Instant {
-        self.removal.min(self.sample)
+        self.children.into_iter().fold(self.removal.min(self.sample), Instant::min)
     }
 }
 
@@ -52,6 +62,17 @@ impl Gateway {
                 Ok(Done { answer: None, facts })
             }));
             self.effects.push_back(Effect::Start(Job { origin: Origin::Housekeeping("memory sample"), work }));
+        }
+        if self.housekeeping.children.is_some_and(|at| now.mono >= at) {
+            // Until the job says what is left.
+            self.housekeeping.children = Some(now.mono + REMOVAL_INTERVAL);
+            let limits = self.config.settings.agents.defaults.subagents.clone();
+            let work = Work::Store(Box::new(move |db| {
+                let (mut facts, left) = children::archive(db, &limits, now.wall_ms)?;
+                facts.push(Fact::ChildrenLeft(left));
+                Ok(Done { answer: None, facts })
+            }));
+            self.effects.push_back(Effect::Start(Job { origin: Origin::Housekeeping("subagents"), work }));
         }
         if now.mono >= self.housekeeping.removal {
             self.housekeeping.removal = now.mono + REMOVAL_INTERVAL;
@@ -69,6 +90,28 @@ impl Gateway {
             for (what, work) in [("quarantine", sweep), ("old records", prune)] {
                 self.effects.push_back(Effect::Start(Job { origin: Origin::Housekeeping(what), work }));
             }
+        }
+    }
+}
+
+impl Gateway {
+    /// Sessions of runs that a run started were looked at; the oldest that is left was used last at this time.
+    pub(super) fn children_left(&mut self, now: Now, oldest_ms: Option<i64>) {
+        self.housekeeping.children = None;
+        let (Some(oldest_ms), Some(kept)) = (oldest_ms, self.config.settings.agents.defaults.subagents.archive_after)
+        else {
+            return;
+        };
+        let used_for = Duration::from_millis(u64::try_from(now.wall_ms - oldest_ms).unwrap_or(0));
+        self.housekeeping.children = Some(now.mono + kept.saturating_sub(used_for).max(CHILDREN_INTERVAL_MIN));
+    }
+
+    /// A run begins that another one started: in time, its session is put away.
+    pub(super) fn child_begins(&mut self, now: Now) {
+        if let (None, Some(kept)) =
+            (self.housekeeping.children, self.config.settings.agents.defaults.subagents.archive_after)
+        {
+            self.housekeeping.children = Some(now.mono + kept.max(CHILDREN_INTERVAL_MIN));
         }
     }
 }

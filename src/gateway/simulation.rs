@@ -12,16 +12,20 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::effect::{RunWork, Steered};
+use super::effect::{RunNo, RunWork, Steered};
 use super::pairing::TokenKey;
+use super::runs::children;
 use super::{Boot, Done, Effect, Event, Fact, Gateway, Gone, Job, Lane, Origin, Report, Setup, Upgrade, Work, records};
-use crate::agent::run::{Outcome, Record, Reply, RunEnd, RunEvent};
+use crate::agent::run::{Judged, Ordered, Outcome, Record, Reply, RunEnd, RunEvent};
 use crate::agent::talk::{Failure, FailureKind, Said, StopReason, Usage};
-use crate::config::load::{self, LoadInputs};
+use crate::config::load::{self, LoadInputs, Loaded};
+use crate::defender::decision::Decision;
+use crate::defender::request::ActionRequest;
 use crate::defender::rules::Rules;
 use crate::intake::{accept, judge};
 use crate::protocol::ConnId;
 use crate::protocol::error::RpcError;
+use crate::protocol::session_key::SessionKey;
 use crate::runtime::clock::Now;
 use crate::runtime::random::Dice;
 use crate::store::dir::StateDir;
@@ -29,6 +33,8 @@ use crate::store::inbox::InboxState;
 use crate::store::open::{Database, OnDamage};
 use crate::store::reader::LazyReader;
 use crate::store::transcript::{PageAt, PageLimits};
+use crate::tools::Order;
+use crate::tools::sessions_spawn::Spawn;
 
 /// Steps of one run.
 const STEPS: usize = 3_000;
@@ -64,6 +70,8 @@ struct World {
     keys: Vec<String>,
     /// Keys of messages whose runs somebody asked to stop.
     stopped: BTreeSet<String>,
+    /// Runs that runs started: their ids, and what they are called.
+    children: BTreeMap<String, String>,
     n_answers: usize,
 }
 
@@ -125,6 +133,7 @@ impl World {
             acknowledged: BTreeSet::new(),
             keys: Vec::new(),
             stopped: BTreeSet::new(),
+            children: BTreeMap::new(),
             n_answers: 0,
         }
     }
@@ -282,6 +291,9 @@ impl World {
         for _ in 0..self.dice.roll(4) {
             self.give(Event::Told(no, Box::new(RunEvent::Text("word ".to_owned()))));
         }
+        if self.dice.roll(4) == 0 {
+            self.spawn(no, turn_id, &input.session, &input.config);
+        }
         for offered in steered.try_iter() {
             let now_ms = self.now.wall_ms;
             let Steered { no: theirs, inbox_id, joins, message, claim } = offered;
@@ -309,6 +321,7 @@ impl World {
             _ => Outcome::Replied(Box::new(reply(&run_id))),
         };
         let end = RunEnd {
+            judged: None,
             compacted: None,
             outcome,
             usage: Usage { input: 10, output: 5, ..Usage::default() },
@@ -321,6 +334,29 @@ impl World {
             cooldowns: input.cooldowns,
         };
         Ok(Done { answer: None, facts: vec![Fact::RunEnded(Box::new(end))] })
+    }
+
+    /// A run starts another one, as far as it may.
+    fn spawn(&mut self, no: RunNo, turn_id: i64, session: &SessionKey, config: &Loaded) {
+        let name = format!("child {}.", self.children.len());
+        let spawn = Spawn {
+            task: "look".to_owned(),
+            label: Some(name.clone()),
+            agent: None,
+            model: None,
+            thinking: None,
+            timeout: None,
+        };
+        let judged =
+            Judged { request: ActionRequest::default(), decision: Decision::allowed(), preview: String::new() };
+        let key = format!("{turn_id}:{}", self.children.len());
+        let ordered = Ordered { order: Order::Spawn(Box::new(spawn)), key, judged };
+        let now_ms = self.now.wall_ms;
+        let done = self.database.write(|db| children::carry_out(db, config, session, &ordered, now_ms));
+        let Ok((answer, facts)) = done else { return };
+        self.children.insert(answer["runId"].as_str().unwrap().to_owned(), name);
+        let report = Report { origin: Origin::RunStep(no), outcome: Ok(Done { answer: None, facts }) };
+        self.give(Event::Report(Box::new(report)));
     }
 
     fn deliver(&mut self) {
@@ -463,6 +499,12 @@ impl World {
         assert!(open.is_empty(), "not everything was dealt with: {open:?}");
         let dropped = self.database.inbox_in_state(InboxState::Dropped, i64::MAX, 500).unwrap();
         let dropped: BTreeSet<String> = dropped.into_iter().map(|row| row.dedupe_key).collect();
+        for (run_id, name) in &self.children {
+            // Nobody stops one here, so each has something to tell.
+            let times = said.matches(&format!("background \\\"{name}\\\"")).count();
+            let gave_way = dropped.contains(&format!("announce:{run_id}"));
+            assert!(times == 1 || times == 0 && gave_way, "{name} was told {times} times");
+        }
         for key in &self.acknowledged {
             if command_of(key).is_some() {
                 // Its answer has its name, and nothing else has.
@@ -531,6 +573,7 @@ fn whatever_happens_everybody_is_answered_once_and_nothing_acknowledged_is_lost(
         }
         world.settle();
         assert!(world.n_answers > 100, "the simulation did something: {} answers", world.n_answers);
+        assert!(!world.children.is_empty(), "runs started others");
         assert!(world.acknowledged.len() > 20, "messages were accepted: {}", world.acknowledged.len());
     }
 }

@@ -208,6 +208,7 @@ fn no_model(run: RunWork) -> RunEnd {
         retry_after_ms: None,
     };
     RunEnd {
+        judged: None,
         compacted: None,
         outcome: Outcome::Failed(failure),
         usage: Usage::default(),

@@ -123,7 +123,8 @@ pub fn accept(db: &Db<'_>, judged: Judged<'_>, begins: Begins, now_ms: i64) -> R
     };
     let entry = db.session(message.session.as_str())?.map(|session| session.entry).unwrap_or_default();
     // The session's own policy may refuse what clients send to it (SES-53). A refused message is not kept.
-    if message.source != Source::Hook && entry.get("sendPolicy").is_some_and(|policy| policy == "deny") {
+    let is_sent = matches!(message.source, Source::Chat | Source::Agent | Source::OpenAi);
+    if is_sent && entry.get("sendPolicy").is_some_and(|policy| policy == "deny") {
         return Err(RpcError::invalid("send blocked by session policy").into());
     }
     db.decision_record(&record)?;

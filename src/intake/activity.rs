@@ -65,6 +65,7 @@ pub fn run_finished(
 pub fn message_blocked(db: &Db<'_>, message: &Message, now_ms: i64) -> Result<(), StoreError> {
     let channel = message.channel.as_deref().unwrap_or(match message.source {
         Source::Chat | Source::Agent | Source::OpenAi => "webchat",
+        Source::Spawn | Source::Announce => "internal",
         Source::Hook => "hook",
     });
     db.activity_append(&ActivityRecord {

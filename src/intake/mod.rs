@@ -33,6 +33,10 @@ pub enum Source {
     Hook,
     /// `/v1/chat/completions` and `/v1/responses`.
     OpenAi,
+    /// A run that started this one, or tells it something.
+    Spawn,
+    /// A run that this session started, and that has ended.
+    Announce,
 }
 
 impl Source {
@@ -43,6 +47,8 @@ impl Source {
             Source::Agent => "agent",
             Source::Hook => "hooks",
             Source::OpenAi => "openai",
+            Source::Spawn => "sessions_spawn",
+            Source::Announce => "announce",
         }
     }
 }
@@ -77,6 +83,9 @@ pub struct Message {
     /// What its channel says of the conversation and of who is spoken to ([`activation`]).
     #[serde(skip_serializing_if = "Map::is_empty", default)]
     pub heard: Map<String, Value>,
+    /// The session whose run sent it, where one did.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub spawned_by: Option<String>,
     /// The recipient of an answer.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub to: Option<String>,

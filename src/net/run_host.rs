@@ -5,14 +5,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use serde_json::Value;
 
 use super::mailbox::LoopSender;
-use crate::agent::run::{Host, Record, RunEnd, RunEvent, Steered as Said};
+use crate::agent::run::{Host, Ordered, Record, RunEnd, RunEvent, Steered as Said};
 use crate::agent::stop::Stop;
 use crate::agent::turn;
 use crate::config::load::Loaded;
 use crate::gateway::effect::{RunNo, RunWork, Steered};
-use crate::gateway::runs::steps;
+use crate::gateway::runs::{children, steps};
 use crate::gateway::{Done, Fact, Origin, Report};
 use crate::protocol::error::RpcError;
 use crate::protocol::session_key::SessionKey;
@@ -92,6 +93,22 @@ impl Host for RunHost<'_> {
         let (session, config, now_ms) = (self.session.clone(), Arc::clone(&self.config), self.now_ms());
         let (session_id, turn_id) = (self.session_id.clone(), self.turn_id);
         self.write(move |db| steps::record(db, &session, (session_id.as_deref(), turn_id), &records, &config, now_ms))
+    }
+
+    fn carry_out(&mut self, ordered: Ordered) -> Result<Value, String> {
+        let (session, config, now_ms) = (self.session.clone(), Arc::clone(&self.config), self.now_ms());
+        let (tell, told) = bounded(1);
+        let written = self.write(move |db| {
+            let (answer, facts) = children::carry_out(db, &config, &session, &ordered, now_ms)?;
+            // Whoever waits for it takes it once it is on disk.
+            let _ = tell.send(answer);
+            Ok(facts)
+        });
+        match written {
+            Ok(()) => told.try_recv().map_err(|_| "it is not known whether it was done".to_owned()),
+            Err(StoreError::Refused(error)) => Err(error.message),
+            Err(error) => Err(format!("it could not be done: {error}")),
+        }
     }
 
     fn steered(&mut self) -> Vec<Said> {

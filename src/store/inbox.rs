@@ -239,6 +239,25 @@ impl Queries {
         )
     }
 
+    /// How many messages of a session are open.
+    ///
+    /// # Errors
+    /// Those of a statement.
+    pub fn inbox_open_of(&self, session_key: &str) -> Result<u64, StoreError> {
+        let sql = "SELECT count(*) FROM inbox WHERE is_open = 1 AND session_key = ?1";
+        self.one(sql, [session_key], |row| Columns::of(row).count())
+    }
+
+    /// In how many sessions that this one started messages are open.
+    ///
+    /// # Errors
+    /// Those of a statement.
+    pub fn inbox_open_below(&self, spawned_by: &str) -> Result<u64, StoreError> {
+        let sql = "SELECT count(DISTINCT session_key) FROM inbox WHERE is_open = 1
+             AND session_key IN (SELECT key FROM sessions WHERE spawned_by = ?1)";
+        self.one(sql, [spawned_by], |row| Columns::of(row).count())
+    }
+
     /// How many messages are open.
     ///
     /// # Errors

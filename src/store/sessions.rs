@@ -354,6 +354,19 @@ impl Queries {
         Ok(SessionPage { sessions, has_more })
     }
 
+    /// Sessions that another one started, those unused longest first, at most `limit` (itself at most
+    /// [`SESSION_LIST_ROWS_MAX`]).
+    ///
+    /// # Errors
+    /// Those of a statement.
+    pub fn sessions_spawned(&self, limit: usize) -> Result<Vec<SessionRow>, StoreError> {
+        self.rows(
+            &format!("SELECT {COLUMNS} FROM sessions WHERE spawned_by IS NOT NULL ORDER BY updated_ms LIMIT ?1"),
+            [limit.min(SESSION_LIST_ROWS_MAX) as i64],
+            SessionRow::read,
+        )
+    }
+
     /// How many sessions `filter` lets through.
     ///
     /// # Errors

@@ -1,7 +1,8 @@
 //! Tools: what an agent may do besides speaking.
 //!
 //! [`TOOLS`] is the table: name, what a model is told of it, what it takes, and the function that does it. [`Scene`] is
-//! all that a tool sees of the program, [`Output`] what it gives back, [`ToolError`] what it says when it cannot.
+//! all that a tool sees of the program, [`Output`] what it gives back, [`ToolError`] what it says when it cannot. What
+//! only the program can do, a tool asks for with an [`Order`].
 //! [`workspace`] opens an agent's files.
 //!
 //! **Invariant:** a tool's arguments are a model's words: decoded into types before anything is done, refused with what
@@ -10,6 +11,8 @@
 
 pub mod read;
 pub mod session_status;
+pub mod sessions_spawn;
+pub mod subagents;
 pub mod workspace;
 
 use std::path::Path;
@@ -43,7 +46,12 @@ impl Tool {
 }
 
 /// Every tool, in the order models are told of them.
-pub static TOOLS: &[Tool] = &[read::TOOL, session_status::TOOL];
+pub static TOOLS: &[Tool] = &[read::TOOL, session_status::TOOL, sessions_spawn::TOOL, subagents::TOOL];
+
+/// The tool that starts a run of its own.
+pub const SPAWN: &str = "sessions_spawn";
+/// The tool that looks after those.
+pub const SUBAGENTS: &str = "subagents";
 
 /// The tool of this name.
 pub fn find(name: &str) -> Option<&'static Tool> {
@@ -68,6 +76,17 @@ pub struct Output {
     pub image: Option<Image>,
     /// The same as values, for programs that show what a tool did.
     pub details: Option<Value>,
+    /// What is to be done by whoever called the tool, whose answer then stands for its words.
+    pub order: Option<Order>,
+}
+
+/// What a tool asks the program to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Order {
+    /// Start a run.
+    Spawn(Box<sessions_spawn::Spawn>),
+    /// Look after runs that were started.
+    Subagents(subagents::Ask),
 }
 
 /// A picture that a tool gives back.

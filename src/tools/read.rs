@@ -57,7 +57,7 @@ fn run(scene: &Scene<'_>, arguments: &Value) -> Result<Output, ToolError> {
     if let Some(mime) = picture(path) {
         let bytes = found.read(IMAGE_BYTES_MAX).map_err(|error| why_not(path, &error, IMAGE_BYTES_MAX))?;
         let text = format!("{path}: {mime}, {} bytes", bytes.len());
-        return Ok(Output { text, image: Some(Image { mime, bytes }), details: None });
+        return Ok(Output { text, image: Some(Image { mime, bytes }), ..Output::default() });
     }
     let bytes = found.read(TEXT_FILE_BYTES_MAX).map_err(|error| why_not(path, &error, TEXT_FILE_BYTES_MAX))?;
     if bytes.contains(&0) {
@@ -102,7 +102,7 @@ fn lines(path: &str, text: &str, offset: usize, limit: usize) -> Result<Output, 
         shown.push_str(&format!("\n[lines {offset} to {last} of {n_lines}; go on with offset={}]\n", last + 1));
     }
     let details = json!({ "lines": n_lines, "from": offset, "to": last, "truncated": !is_whole });
-    Ok(Output { text: shown, image: None, details: Some(details) })
+    Ok(Output { text: shown, details: Some(details), ..Output::default() })
 }
 
 /// The kind of a picture, by its name.

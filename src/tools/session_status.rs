@@ -40,7 +40,7 @@ fn run(scene: &Scene<'_>, arguments: &Value) -> Result<Output, ToolError> {
     {
         return Err(ToolError::Failed(format!("{} is another conversation; only this one can be looked at", key.0)));
     }
-    Ok(Output { text: card(facts), image: None, details: Some(details(facts)) })
+    Ok(Output { text: card(facts), details: Some(details(facts)), ..Output::default() })
 }
 
 /// What is known of a session.

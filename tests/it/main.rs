@@ -34,6 +34,8 @@ mod attachments;
 mod judged;
 // Conversations of more than two.
 mod groups;
+// Runs that a run starts.
+mod subagents;
 // Turns that are killed at every point.
 mod chaos;
 // Our own command line, as scripts use it.

@@ -9,6 +9,7 @@ use crate::sessions::thinking;
 use crate::store::sessions::SessionRow;
 use crate::tools::TOOLS;
 use crate::tools::session_status::{self, Facts};
+use crate::tools::subagents::Ask;
 
 /// Modes of `/queue` that can be chosen, and the word that chooses none.
 pub(super) const QUEUE_MODES: [&str; 6] = ["steer", "followup", "collect", "steer-backlog", "interrupt", DEFAULT];
@@ -60,6 +61,8 @@ pub enum Effect {
         /// What the sender wishes of the summary.
         instructions: Option<String>,
     },
+    /// Something is asked about runs that this conversation started.
+    Subagents(Ask),
     /// Something is said, and nothing done.
     Text(String),
 }
@@ -72,6 +75,34 @@ fn patch(field: &str, to: Value, said: String) -> Effect {
     let mut fields = Map::new();
     fields.insert(field.to_owned(), to);
     Effect::Patch { fields, said }
+}
+
+fn ask(action: &str, rest: Option<&str>) -> Effect {
+    let (target, message) = match rest.map(str::trim).filter(|rest| !rest.is_empty()) {
+        None => (None, None),
+        Some(rest) => match rest.split_once(char::is_whitespace) {
+            Some((target, message)) => (Some(target), Some(message)),
+            None => (Some(rest), None),
+        },
+    };
+    match Ask::of(action, target, message) {
+        Ok(ask) => Effect::Subagents(ask),
+        Err(why) => text(why),
+    }
+}
+
+pub(super) fn subagents(_: &Ground<'_>, argument: Option<&str>) -> Effect {
+    let words = argument.unwrap_or_default().trim();
+    let (action, rest) = words.split_once(char::is_whitespace).unwrap_or((words, ""));
+    ask(&action.to_ascii_lowercase(), Some(rest))
+}
+
+pub(super) fn kill(_: &Ground<'_>, argument: Option<&str>) -> Effect {
+    ask("kill", argument)
+}
+
+pub(super) fn steer(_: &Ground<'_>, argument: Option<&str>) -> Effect {
+    ask("steer", argument)
 }
 
 fn line(command: &Command) -> String {

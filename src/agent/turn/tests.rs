@@ -48,6 +48,7 @@ struct Double {
     stop: Stop,
     told: Vec<RunEvent>,
     steered: Vec<Vec<String>>,
+    ordered: Vec<Ordered>,
     fuse: Fuse,
     store_fails: bool,
 }
@@ -78,6 +79,12 @@ impl Host for Double {
         }
         self.fuse.tick();
         Ok(())
+    }
+
+    fn carry_out(&mut self, ordered: Ordered) -> Result<serde_json::Value, String> {
+        self.fuse.tick();
+        self.ordered.push(ordered);
+        Ok(json!("it is done"))
     }
 
     fn steered(&mut self) -> Vec<Steered> {
@@ -181,7 +188,15 @@ impl Bench {
         };
         let fuse = Fuse::default();
         let stop = Stop::default();
-        let host = Double { database, stop, told: Vec::new(), steered: Vec::new(), fuse, store_fails: false };
+        let host = Double {
+            database,
+            stop,
+            told: Vec::new(),
+            steered: Vec::new(),
+            ordered: Vec::new(),
+            fuse,
+            store_fails: false,
+        };
         Bench { temp, input, host, prompts: Vec::new(), called: Rc::default() }
     }
 
@@ -218,7 +233,7 @@ impl Bench {
                 content,
                 is_error: false,
             };
-            Called { result, details: None, judged: None }
+            Called { result, details: None, judged: None, order: None }
         };
         turn(&self.input, &mut self.host, &mut ask, &mut call)
     }
@@ -322,7 +337,7 @@ fn a_plain_question_has_a_plain_answer() {
     assert_eq!(parts[..], [Part::Text("[Sun 2026-09-06 12:34 UTC] hello".to_owned())]);
     assert!(prompt.system.contains("Today is Sunday, 2026-09-06 (UTC)."));
     let names: Vec<&str> = prompt.tools.iter().map(|tool| tool.name.as_str()).collect();
-    assert_eq!(names, ["read", "session_status"]);
+    assert_eq!(names, ["read", "session_status", "sessions_spawn", "subagents"]);
 }
 
 #[test]
@@ -703,7 +718,7 @@ fn a_tool_of_the_caller_ends_the_run_with_its_call() {
     assert!(!reply.is_silent);
     assert_eq!(reply.record.content[1]["name"], "weather");
     assert!(bench.called.borrow().is_empty());
-    assert_eq!(bench.prompts[0].tools.len(), 3);
+    assert_eq!(bench.prompts[0].tools.len(), 5);
 }
 
 #[test]

@@ -25,6 +25,8 @@ pub struct Agent {
     pub identity: Identity,
     /// Its own models; empty: those of the defaults.
     pub model: ModelChoice,
+    /// Other agents that its runs may start; `*`: any.
+    pub subagents_allowed: Vec<String>,
 }
 
 /// How an agent presents itself.
@@ -55,6 +57,18 @@ pub struct AgentDefaults {
     pub thinking: Option<String>,
     pub heartbeat: Heartbeat,
     pub runs: Runs,
+    pub subagents: Subagents,
+}
+
+/// Runs that a run starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subagents {
+    /// How far below a conversation of people one may be.
+    pub depth_max: u64,
+    /// How many of one conversation may go on at once.
+    pub children_max: u64,
+    /// How long the session of one that ended stays; `None`: for good.
+    pub archive_after: Option<Duration>,
 }
 
 /// What a run is given, and how far it may go.
@@ -114,6 +128,7 @@ impl Agents {
                 workspace: workspace.clone(),
                 identity: Identity::default(),
                 model: ModelChoice::default(),
+                subagents_allowed: Vec::new(),
             });
         }
         Agents {
@@ -125,6 +140,7 @@ impl Agents {
                 thinking: defaults.text("thinkingDefault"),
                 heartbeat: Heartbeat::read(&defaults.at("heartbeat")),
                 runs: Runs::read(&defaults),
+                subagents: Subagents::read(&defaults.at("subagents")),
             },
         }
     }
@@ -170,6 +186,7 @@ impl Agent {
                 avatar: identity.text("avatar"),
             },
             model: ModelChoice::read(agent),
+            subagents_allowed: agent.texts("subagents.allowAgents"),
         }
     }
 }
@@ -181,6 +198,17 @@ impl ModelChoice {
             primary: holder.text("model").or_else(|| holder.text("model.primary")),
             fallbacks: holder.texts("model.fallbacks"),
             has_fallbacks: holder.is_set("model.fallbacks"),
+        }
+    }
+}
+
+impl Subagents {
+    fn read(subagents: &Reader<'_>) -> Subagents {
+        let minutes = subagents.usize("archiveAfterMinutes") as u64;
+        Subagents {
+            depth_max: subagents.usize("maxSpawnDepth") as u64,
+            children_max: subagents.usize("maxChildrenPerAgent") as u64,
+            archive_after: (minutes > 0).then(|| Duration::from_secs(minutes * 60)),
         }
     }
 }

@@ -108,6 +108,7 @@ fn ask(gateway: &mut Gateway, call: &Call, params: AgentParams) -> Result<(), Rp
         sender: Some(call.caller.name.clone()),
         client: Some(call.caller.client()),
         heard: Map::new(),
+        spawned_by: None,
         to: params.to,
         account_id: params.account_id,
         thread_id: params.thread_id,

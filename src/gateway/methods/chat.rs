@@ -346,6 +346,7 @@ fn send(gateway: &mut Gateway, call: &Call, Targeted(params): Targeted) -> Resul
         sender: Some(call.caller.name.clone()),
         client: Some(call.caller.client()),
         heard: Map::new(),
+        spawned_by: None,
         to: params.originating_to,
         account_id: params.originating_account_id,
         thread_id: params.originating_thread_id,

@@ -265,6 +265,7 @@ fn begin(gateway: &mut Gateway, now: Now, caller: &Caller, request: &HttpRequest
         sender: None,
         client: None,
         heard: serde_json::Map::new(),
+        spawned_by: None,
         to: None,
         account_id: None,
         thread_id: None,

@@ -419,6 +419,7 @@ pub(super) fn failed_end(message: String, now_ms: i64) -> RunEnd {
 /// An end of which nothing but the outcome is known.
 pub(super) fn bare_end(outcome: Outcome, now_ms: i64) -> RunEnd {
     RunEnd {
+        judged: None,
         compacted: None,
         outcome,
         usage: Usage::default(),
@@ -486,6 +487,7 @@ mod tests {
             sender: None,
             client: None,
             heard: serde_json::Map::new(),
+            spawned_by: None,
             to: None,
             account_id: None,
             thread_id: None,

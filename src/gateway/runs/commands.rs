@@ -13,11 +13,14 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
+use super::children;
 use super::close::Verdict;
 use crate::agent::commands::{self, Effect, Given, Ground, Parsed};
 use crate::agent::models::{LazyModels, Models};
+use crate::agent::run::Judged as Decided;
 use crate::agent::setting;
 use crate::agent::stop::Why;
+use crate::defender::request::ActionRequest;
 use crate::gateway::broadcast::{self, For};
 use crate::gateway::dispatch::authorize;
 use crate::gateway::inbound::{PastRun, Waiter};
@@ -143,6 +146,11 @@ pub(in crate::gateway) fn carry_out(
         return beside_words(db, scene, &effects, judged, begins, now_ms);
     }
     let run = effects.iter().find_map(|effect| scene.run_of(effect, message));
+    let decided = Decided {
+        request: ActionRequest { prompt: None, ..judged.request.clone() },
+        decision: judged.decision.clone(),
+        preview: judged.preview.clone(),
+    };
     let judged = Judged { message: run.as_ref().unwrap_or(message), ..judged };
     let accepted = accept::accept(db, judged, Begins::Later, now_ms)?;
     let Accepted::New(mut stored) = accepted else { return Ok(vec![Fact::Accepted(Box::new(accepted))]) };
@@ -174,6 +182,18 @@ pub(in crate::gateway) fn carry_out(
                 lines.push(said.to_owned());
             }
             Effect::Compact { .. } => {}
+            Effect::Subagents(ask) => {
+                let key = format!("{}:tell", message.run_id);
+                let config = &scene.snapshot.config;
+                match children::ask(db, config, &message.session, &ask, (&key, &decided), now_ms) {
+                    Ok((said, changed)) => {
+                        facts.extend(changed);
+                        lines.push(said);
+                    }
+                    Err(StoreError::Refused(error)) => lines.push(error.message),
+                    Err(error) => return Err(error),
+                }
+            }
         }
     }
     if let Some(run) = run {
@@ -299,7 +319,7 @@ impl Scene {
             Effect::Reset { .. } => ("sessions.reset", Map::new()),
             Effect::Compact { .. } => ("sessions.compact", Map::new()),
             Effect::Abort => ("chat.abort", Map::new()),
-            Effect::Text(_) => return Ok(()),
+            Effect::Text(_) | Effect::Subagents(_) => return Ok(()),
         };
         let Some(method) = table::find(twin) else { return Err(no_twin(twin)) };
         authorize(method.need(caller.protocol), caller, Some(&params(message, fields)))
@@ -334,7 +354,7 @@ impl Scene {
                 run.text = then.clone().or_else(|| greets.then(|| GREETING.to_owned()))?;
             }
             Effect::Compact { instructions } => run.wish.compact = Some(instructions.clone().unwrap_or_default()),
-            Effect::Patch { .. } | Effect::Abort | Effect::Text(_) => return None,
+            Effect::Patch { .. } | Effect::Abort | Effect::Text(_) | Effect::Subagents(_) => return None,
         }
         // It is not for the run that goes on now.
         run.wish.queue_mode = Some("followup".to_owned());

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use super::children;
 use super::close::{self, Items, Verdict, Whose, failed_end};
 use super::shown::{On, Shown, assistant};
 use super::{Again, Ending, Phase, WAITS_MAX, Wait};
@@ -92,6 +93,7 @@ impl Gateway {
                 let row = row::wire_v4(&added.session, &row::Context::of(&config), now_ms);
                 facts.extend(Fact::of_added(&message.session, added, "send", row));
             }
+            facts.extend(children::announce(db, &config, &message, &end, now_ms)?);
             facts.push(Fact::RunClosed);
             Ok(Done { answer: None, facts })
         }));

@@ -5,10 +5,11 @@
 //! only then told. So a crash at any instant leaves the message in the inbox, open, and the next start takes it up.
 //!
 //! [`turns`] begins and stops, [`steps`] writes meanwhile, [`shown`] is what clients see, [`close`] what is written at the end,
-//! and [`ends`] tells of it. [`commands`] carries out what a message orders.
+//! and [`ends`] tells of it. [`children`] are runs that a run starts. [`commands`] carries out what a message orders.
 //!
 //! **Invariant:** a run that was accepted is in `open` until its end is told, and has exactly one.
 
+pub mod children;
 pub mod close;
 pub mod commands;
 mod compaction;

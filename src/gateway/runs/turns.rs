@@ -1,5 +1,6 @@
 //! From a message that was accepted to the thread of its run, and how a run is stopped.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -9,13 +10,13 @@ use serde_json::json;
 
 use super::close::{bare_end, failed_end};
 use super::shown::{On, Shown};
-use super::{ATTEMPTS_MAX, Again, Asker, Beginning, Going, OfSession, Phase, STEERED_MAX, ask, item, lane};
+use super::{ATTEMPTS_MAX, Again, Asker, Beginning, Going, OfSession, Open, Phase, STEERED_MAX, ask, item, lane};
 use crate::agent::run::{Outcome, RunEnd, RunInput};
 use crate::agent::stop::{Stop, Why};
 use crate::config::settings::scheduling::Mode;
 use crate::gateway::effect::{Done, Effect, Job, Origin, RunNo, RunWork, Steered, Work};
 use crate::gateway::{Fact, Gateway};
-use crate::intake::{Message, accept};
+use crate::intake::{Message, Source, accept};
 use crate::protocol::error::RpcError;
 use crate::protocol::session_key::SessionKey;
 use crate::runtime::clock::Now;
@@ -71,6 +72,15 @@ impl Gateway {
                 self.runs.is_stirred = true;
             }
         }
+    }
+
+    /// A message of one run to another is on disk: it has its run when its turn comes, whoever sent it ends meanwhile.
+    pub(in crate::gateway) fn run_between(&mut self, now: Now, message: Message, stored: &accept::Stored) {
+        let of_session = OfSession { id: None, wishes: stored.wishes };
+        if message.source == Source::Spawn {
+            self.child_begins(now);
+        }
+        self.run_accepted(now, &Arc::new(message), stored.inbox_id, accept::Begins::Later, of_session, None);
     }
 
     fn run_added(&mut self, now: Now, no: RunNo, joins: bool, added: Added) {
@@ -307,6 +317,18 @@ impl Gateway {
             .collect();
         for compaction in self.runs.compactions.values().filter(|compaction| compaction.is_of(session)) {
             compaction.stop.stop(why);
+        }
+        if why == Why::Stop {
+            // Who stops a conversation stops what it started.
+            let is_child = |open: &&Open| {
+                let message = &open.message;
+                message.source == Source::Spawn && message.spawned_by.as_deref() == Some(session.as_str())
+            };
+            let children: BTreeSet<SessionKey> =
+                self.runs.open.values().filter(is_child).map(|open| open.message.session.clone()).collect();
+            for child in children.iter().filter(|child| *child != session && row::is_subagent(child)) {
+                self.stop_session(now, child, why);
+            }
         }
         runs.into_iter().filter(|run_id| self.stop_run(now, run_id, why)).collect()
     }
