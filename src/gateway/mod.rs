@@ -27,6 +27,7 @@ pub mod http;
 pub mod inbound;
 pub mod limiter;
 pub mod locality;
+pub mod media;
 pub mod methods;
 pub mod openai;
 pub mod page;

@@ -5,7 +5,7 @@
 use super::effect::{Done, Effect, Job, Origin, Work};
 use super::http::{HttpRequest, HttpResponse};
 use super::routes::{HttpCall, error_json, text};
-use super::{Fact, Gateway};
+use super::{Fact, Gateway, media};
 use crate::protocol::ConnId;
 use crate::protocol::error::RpcError;
 use crate::runtime::clock::Now;
@@ -77,6 +77,9 @@ impl Gateway {
             Ok(site) => site,
             Err(why) => return Some(error_json(500, "configuration", &why)),
         };
+        if site.base.strip(path) == Some(media::PATH) {
+            return self.media(now, conn, request);
+        }
         match site.route(path, request.query()) {
             // Without a credential it tells what a stranger may know; upstream's older page sends none.
             Route::OpenConfig => Some(match self.http_caller(now, conn, request) {
@@ -123,7 +126,7 @@ impl Gateway {
         None
     }
 
-    fn read_page(&mut self, conn: ConnId, read: impl FnOnce() -> HttpResponse + Send + 'static) {
+    pub(super) fn read_page(&mut self, conn: ConnId, read: impl FnOnce() -> HttpResponse + Send + 'static) {
         self.http_calls.insert(conn, HttpCall::Page);
         let work = Work::Query(Box::new(move |_| {
             Ok(Done { answer: None, facts: vec![Fact::Page { conn, response: Box::new(read()) }] })

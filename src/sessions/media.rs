@@ -10,7 +10,7 @@ pub const TEXT_BYTES_SHOWN: usize = 64 * 1024;
 pub const NAME_CHARS_MAX: usize = 80;
 
 /// How clients and models are told where the bytes are.
-const URL_PREFIX: &str = "media://inbound/";
+pub const URL_PREFIX: &str = "media://inbound/";
 
 /// A picture or a file of a message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -74,6 +74,14 @@ impl MediaDir {
         Ok(bytes)
     }
 
+    /// How large a file is.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn size(&self, id: &str) -> io::Result<u64> {
+        Ok(fs::metadata(self.file(id)?)?.len())
+    }
+
     /// What cannot be removed is named in the log and tried again with what was left behind.
     fn remove(&self, id: &str) {
         match self.file(id).and_then(fs::remove_file) {

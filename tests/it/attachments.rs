@@ -130,3 +130,66 @@ fn what_cannot_be_taken_is_refused_and_nothing_of_it_is_kept() {
     say(&client, "good", "look", &json!([picture()]));
     assert_eq!(files(&server).len(), 1);
 }
+
+#[test]
+fn a_page_is_given_what_a_message_brought_and_nobody_else_is() {
+    let provider = Provider::start();
+    let server = Server::with().config(&provider.config()).start();
+    let client = server.operator("ann");
+    let page = json!({ "fileName": "a.html", "content": BASE64.encode("<script>alert(1)</script>") });
+    say(&client, "r1", "look", &json!([picture(), page]));
+    let media = users(&client)[0]["__openclaw"]["media"].clone();
+    let path = |idx: usize, more: &str| {
+        let url = media[idx]["url"].as_str().unwrap().replace(':', "%3A").replace('/', "%2F");
+        format!("/__openclaw__/assistant-media?source={url}{more}")
+    };
+    let bearer = format!("Bearer {}", Server::TOKEN);
+    let get = |path: &str, with: bool| {
+        let headers: &[(&str, &str)] = if with { &[("Authorization", &bearer)] } else { &[] };
+        server.http("GET", path, headers, b"")
+    };
+    assert_eq!(get(&path(0, ""), false).status, 401);
+    assert_eq!(get(&path(0, "&meta=1"), false).status, 401);
+    let about = get(&path(0, "&meta=1"), true).json();
+    assert_eq!((&about["available"], &about["mimeType"]), (&json!(true), &json!("image/png")), "{about}");
+    let ticket = about["mediaTicket"].as_str().unwrap();
+    let shown = get(&path(0, &format!("&mediaTicket={ticket}")), false);
+    assert_eq!((shown.status, shown.body.clone()), (200, BASE64.decode(PNG).unwrap()));
+    assert_eq!(get(&path(1, &format!("&mediaTicket={ticket}")), false).status, 401, "it is for the other one");
+    // What could act in a browser is given out to be kept.
+    let kept = get(&path(1, ""), true);
+    assert_eq!(kept.status, 200);
+    let head = |name: &str| kept.header(name).unwrap_or_default().to_owned();
+    assert!(head("content-disposition").starts_with("attachment"), "{}", head("content-disposition"));
+    assert!(head("content-security-policy").contains("sandbox"), "{}", head("content-security-policy"));
+    for source in ["media%3A%2F%2Finbound%2F..%2F..%2Fstate.db", "%2Fetc%2Fpasswd", "https%3A%2F%2Fexample.com%2Fa.png"]
+    {
+        assert_eq!(get(&format!("/__openclaw__/assistant-media?source={source}"), true).status, 404, "{source}");
+    }
+    assert_eq!(
+        get("/__openclaw__/assistant-media?source=media%3A%2F%2Finbound%2Fnone.png&meta=1", true).json()["available"],
+        false
+    );
+}
+
+#[test]
+fn a_file_in_a_response_of_openais_clients_is_put_before_the_model() {
+    let provider = Provider::start();
+    let config = json!({ "gateway": { "http": { "endpoints": { "responses": { "enabled": true } } } } });
+    let server = Server::with().config(&config).config(&provider.config()).start();
+    let bearer = format!("Bearer {}", Server::TOKEN);
+    let ask = |file: Value| {
+        let content = json!([{ "type": "input_text", "text": "read it" }, file]);
+        let body = json!({ "model": "openclaw", "input": [{ "role": "user", "content": content }] });
+        let headers = [("Authorization", bearer.as_str()), ("Content-Type", "application/json")];
+        server.http("POST", "/v1/responses", &headers, body.to_string().as_bytes())
+    };
+    let data = format!("data:text/plain;base64,{}", BASE64.encode("under the mat"));
+    let reply = ask(json!({ "type": "input_file", "filename": "key.txt", "file_data": data }));
+    assert_eq!(reply.status, 200, "{}", String::from_utf8_lossy(&reply.body));
+    let asked = provider.requests().pop().unwrap().messages().last().unwrap().to_string();
+    assert!(asked.contains("under the mat") && asked.contains("key.txt"), "{asked}");
+    let reply = ask(json!({ "type": "input_file", "file_url": "http://127.0.0.1:1/a" }));
+    assert_eq!(reply.status, 400);
+    assert!(reply.json()["error"]["message"].as_str().unwrap().contains("fetches no files"));
+}

@@ -310,7 +310,7 @@ fn bad_image(why: &str) -> Trouble {
 }
 
 /// Checks the pictures of a request together.
-pub(super) fn images(house: &House<'_>, images: Vec<Upload>) -> Result<Uploads, Trouble> {
+pub(super) fn images(house: &House<'_>, images: Vec<Upload>, takes_files: bool) -> Result<Uploads, Trouble> {
     let (count_max, bytes_max) = (house.endpoint.images_max, house.endpoint.images_bytes_max);
     if images.len() > count_max {
         return Err(bad_image(&format!("{} pictures, at most {count_max} are accepted", images.len())));
@@ -319,7 +319,7 @@ pub(super) fn images(house: &House<'_>, images: Vec<Upload>) -> Result<Uploads, 
     if bytes > bytes_max {
         return Err(bad_image(&format!("{bytes} bytes of pictures, at most {bytes_max} are accepted")));
     }
-    let bounds = Bounds { takes_files: false, ..Bounds::of(Protocol::V3) };
+    let bounds = Bounds { takes_files, ..Bounds::of(Protocol::V3) };
     Uploads::new(images, bounds).map_err(|error| Trouble::of_refusal(&error))
 }
 

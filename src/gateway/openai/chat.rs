@@ -33,7 +33,7 @@ pub(super) fn read(house: &House<'_>, request: &HttpRequest, body: &Value) -> Re
     let choice = Choice::read(body.get("tool_choice"))?;
     let tools = choice.apply(asked::tools(tools(body.get("tools"))?)?)?;
     let mut talk = talk(body)?;
-    let uploads = asked::images(house, std::mem::take(&mut talk.images))?;
+    let uploads = asked::images(house, std::mem::take(&mut talk.images), false)?;
     let (text, wish) = talk.into_wish(&choice)?;
     if text.is_empty() && uploads.is_empty() && wish.results.is_empty() {
         return Err(Trouble::invalid("Missing user message in `messages`."));

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::asked::is_model;
 use super::trouble::Trouble;
 use crate::config::settings::agents::Agents;
-use crate::gateway::http::HttpResponse;
+use crate::gateway::http::{HttpResponse, decoded};
 use crate::gateway::routes::json_response;
 
 /// The path of the list; a model's is below it.
@@ -45,35 +45,4 @@ fn ids(agents: &Agents) -> Vec<String> {
 
 fn model(id: &str) -> Value {
     json!({ "id": id, "object": "model", "created": 0, "owned_by": "openclaw", "permission": [] })
-}
-
-/// A path's percent signs resolved; `None` for what is no text then.
-fn decoded(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        if *first == b'%' {
-            let hex = std::str::from_utf8(after.get(..2)?).ok()?;
-            bytes.push(u8::from_str_radix(hex, 16).ok()?);
-            rest = &after[2..];
-        } else {
-            bytes.push(*first);
-            rest = after;
-        }
-    }
-    String::from_utf8(bytes).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_path_is_read_as_it_was_meant() {
-        assert_eq!(decoded("openclaw%2Fmain").as_deref(), Some("openclaw/main"));
-        assert_eq!(decoded("openclaw/main").as_deref(), Some("openclaw/main"));
-        for wrong in ["%", "%2", "%zz", "%ff"] {
-            assert_eq!(decoded(wrong), None, "{wrong}");
-        }
-    }
 }

@@ -14,6 +14,7 @@ use crate::intake::turns::{Call, Turn};
 use crate::intake::uploads::Upload;
 use crate::protocol::session_key::SessionKey;
 use crate::runtime::random;
+use crate::sessions::media::file_name;
 
 /// Reads a request. `before` is the session of the response that it continues.
 pub(super) fn read(
@@ -39,7 +40,7 @@ pub(super) fn read(
     if let Some(instructions) = text_of(body, "instructions").filter(|text| !text.trim().is_empty()) {
         talk.system.insert(0, instructions.trim().to_owned());
     }
-    let uploads = asked::images(house, std::mem::take(&mut talk.images))?;
+    let uploads = asked::images(house, std::mem::take(&mut talk.images), true)?;
     let (text, wish) = talk.into_wish(&choice)?;
     if text.is_empty() && uploads.is_empty() && wish.results.is_empty() {
         return Err(Trouble::invalid("Missing user message in `input`."));
@@ -145,11 +146,23 @@ fn images_in(content: Option<&Value>) -> Result<Vec<Upload>, Trouble> {
     for part in parts {
         match text_of(part, "type") {
             Some("input_image") => images.push(image(part)?),
-            Some("input_file") => return Err(Trouble::invalid("this build takes no files: send their text")),
+            Some("input_file") => images.push(file(part)?),
             _ => {}
         }
     }
     Ok(images)
+}
+
+/// A file as the published SDK sends it (`file_data`), or as upstream reads it (`source`): only one whose bytes are in it.
+fn file(part: &Value) -> Result<Upload, Trouble> {
+    let source = part.get("source").unwrap_or(&Value::Null);
+    let data = text_of(part, "file_data").or_else(|| text_of(source, "data"));
+    let Some(data) = data else {
+        return Err(Trouble::invalid("an input_file needs its bytes as file_data: this build fetches no files"));
+    };
+    let base64 = data.split_once(";base64,").map_or(data, |(_, base64)| base64);
+    let name = text_of(part, "filename").or_else(|| text_of(source, "filename")).and_then(file_name);
+    Ok(Upload { name, base64: base64.trim().to_owned() })
 }
 
 /// A picture as the published SDK sends it (`image_url`), or as upstream reads it (`source`).

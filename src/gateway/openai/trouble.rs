@@ -48,10 +48,13 @@ impl Trouble {
 
     /// Why a message was not accepted.
     pub(super) fn of_refusal(error: &RpcError) -> Trouble {
-        let is_blocked = error.details.as_ref().is_some_and(|details| details["code"] == "BLOCKED_BY_DEFENDER");
-        if is_blocked {
-            let trouble = Trouble::new(403, "permission_error", error.message.clone());
-            return Trouble { code: Some("blocked_by_defender"), ..trouble };
+        let code = match error.details.as_ref().and_then(|details| details["code"].as_str()) {
+            Some("BLOCKED_BY_DEFENDER") => Some("blocked_by_defender"),
+            Some("REVIEW_BY_DEFENDER") => Some("review_by_defender"),
+            _ => None,
+        };
+        if code.is_some() {
+            return Trouble { code, ..Trouble::new(403, "permission_error", error.message.clone()) };
         }
         match error.code {
             ErrorCode::Unavailable => {
