@@ -91,6 +91,8 @@ events! {
     SESSION_MESSAGE = "session.message", false, READ, READ, Event;
     /// Somebody writes in a session that others look at, or no longer does.
     SESSION_TYPING = "session.typing", false, READ, READ, DropIfSlow;
+    /// A session is being summarised for a caller, or was.
+    SESSION_OPERATION = "session.operation", false, READ, READ, Event;
     /// The model catalogue a client asked for when it connected.
     MODELS_SNAPSHOT = "models.snapshot", false, Addressed, Addressed, Event;
     /// A command waits for a person.

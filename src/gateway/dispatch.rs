@@ -121,6 +121,12 @@ impl Gateway {
             done
         });
         match origin {
+            // The message that follows answers.
+            Origin::Creation { conn, id } => {
+                if let Err(error) = outcome {
+                    self.answer_request(conn, &id, Err(error));
+                }
+            }
             Origin::Request { conn, id, .. } => {
                 let result = outcome.map(|done| done.answer.unwrap_or(Json(b"null".to_vec())));
                 self.answer_request(conn, &id, result);

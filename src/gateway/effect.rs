@@ -102,6 +102,13 @@ pub enum Origin {
         /// The method's name in the table.
         method: &'static str,
     },
+    /// A session is made for a message, which follows and is answered for both.
+    Creation {
+        /// Whose.
+        conn: ConnId,
+        /// The request's id, echoed.
+        id: String,
+    },
     /// A connection waits for its device to be recorded.
     Pairing(ConnId),
     /// An inbound message waits to be judged or stored.

@@ -10,7 +10,7 @@ use crate::config::load::Loaded;
 use crate::protocol::frame::Json;
 use crate::protocol::session_key::SessionKey;
 use crate::runtime::clock::Now;
-use crate::sessions::{row, transcript};
+use crate::sessions::{history, row, transcript};
 
 /// Something that changed, once it is durable.
 #[derive(Debug)]
@@ -83,6 +83,8 @@ pub enum Fact {
     CarriedOut(Box<super::runs::commands::CarriedOut>),
     /// The id of the session that a job was to look up; `None`: it is not there.
     SessionId(Option<String>),
+    /// A session is on disk that was made for a message, which follows now.
+    FirstWords(Box<super::methods::sessions::create::FirstWords>),
     /// A message's turn is in the transcript of this session id.
     TurnBegan {
         /// The id.
@@ -158,6 +160,7 @@ impl Gateway {
                     self.note_new_session(&key);
                 }
                 row::set_runs(&mut row, self.runs.list().of(key.as_str()));
+                self.runs.note_row(&key, &row);
                 self.sessions_changed(&key, reason, row::beside(row), now.wall_ms);
             }
             Fact::SessionGone { key, session_id } => {
@@ -173,13 +176,17 @@ impl Gateway {
             }
             Fact::Message { key, message, message_id, seq, mut row } => {
                 row::set_runs(&mut row, self.runs.list().of(key.as_str()));
+                let session_id = row["sessionId"].as_str().unwrap_or_default();
                 let mut payload = json!({
                     "sessionKey": key.as_str(),
                     "agentId": key.agent(),
-                    "message": message,
+                    "message": history::told(message, session_id),
                     "messageId": message_id,
                     "messageSeq": seq,
                 });
+                if let Some(is_owner) = payload["message"].pointer("/__openclaw/senderIsOwner") {
+                    payload["senderIsOwner"] = is_owner.clone();
+                }
                 row::set_all(&mut payload, row::beside(row));
                 if let Ok(payload) = Json::of(&payload) {
                     self.broadcast(&broadcast::SESSION_MESSAGE, For::SessionMessages(&key), &payload);
@@ -213,6 +220,7 @@ impl Gateway {
             Fact::TurnBegan { .. } | Fact::RunEnded(_) | Fact::RunClosed | Fact::SessionId(_) => {
                 debug_assert!(false, "a fact without who asked for it");
             }
+            Fact::FirstWords(first) => self.say_first(*first),
             Fact::Steered { no, into } => self.steered(no, into),
             Fact::Config(loaded) => self.take_config(now, *loaded),
             Fact::ReloadAfter(delay_ms) => self.reload.ask(now, delay_ms),

@@ -17,6 +17,7 @@ use super::stability::{Details, Kind};
 use super::{Fact, Gateway, routes};
 use crate::agent::stop::Why;
 use crate::config::settings::Settings;
+use crate::config::settings::scheduling::Mode;
 use crate::defender::decision::{Action, Decision};
 use crate::defender::event::DecisionEvent;
 use crate::defender::quarantine::Quarantine;
@@ -33,6 +34,7 @@ use crate::protocol::version::Protocol;
 use crate::runtime::clock::Now;
 use crate::runtime::metrics;
 use crate::sessions::activation::{self, Heard};
+use crate::sessions::row;
 use crate::store::StoreError;
 use crate::store::db::Db;
 use crate::store::idempotency::{IDEMPOTENCY_ROWS_MAX, IDEMPOTENCY_TTL_MS};
@@ -68,6 +70,15 @@ pub enum Waiter {
         id: String,
         /// Whether the caller named the session; only then the first answer does.
         names_session: bool,
+    },
+    /// `sessions.create`, with the first message of the session it made.
+    First {
+        /// Whose.
+        conn: ConnId,
+        /// Its id.
+        id: String,
+        /// The answer, but for what became of the message.
+        made: Value,
     },
     /// A webhook, for one of the messages in its body.
     Hook {
@@ -407,7 +418,12 @@ impl Gateway {
                 let facts = commands::carry_out(db, &scene, judged, begins, now_ms)?;
                 return Ok(Done { answer: None, facts });
             }
-            let accepted = accept::accept(db, judged, begins, now_ms)?;
+            let mut accepted = accept::accept(db, judged, begins, now_ms)?;
+            if let Accepted::New(stored) = &mut accepted
+                && let Some(added) = &stored.added
+            {
+                stored.row = Some(row::told_v4(db, &added.session, &row::Context::of(&config), now_ms)?);
+            }
             if let Accepted::New(stored) = &accepted
                 && stored.is_left_out
             {
@@ -476,6 +492,9 @@ impl Gateway {
                 let (second, key_as_sent) = (Some(message.run_id.clone()), message.session.as_str().to_owned());
                 Some(Asker { conn: *conn, second, key_as_sent })
             }
+            Waiter::First { conn, .. } => {
+                Some(Asker { conn: *conn, second: None, key_as_sent: message.session.as_str().to_owned() })
+            }
             Waiter::Hook { .. } => None,
         });
         let is_left = |waiter: &Waiter| matches!(waiter, Waiter::OpenAi { conn } if !self.is_openai(*conn));
@@ -485,14 +504,14 @@ impl Gateway {
             id: stored.added.as_ref().map(|added| added.session.session_id.clone()),
             wishes: stored.wishes,
         };
-        if let Some(added) = stored.added {
-            let row = crate::sessions::row::wire_v4(&added.session, &self.session_rows(), now.wall_ms);
+        // Before it is told of: what clients see of the session names its run.
+        self.run_accepted(now, &message, stored.inbox_id, begins, of_session, asker);
+        if let Some((added, row)) = stored.added.zip(stored.row) {
             self.note_turn(&message);
             for fact in Fact::of_added(&message.session, added, "send", row) {
                 self.apply(now, fact);
             }
         }
-        self.run_accepted(now, &message, stored.inbox_id, begins, of_session, asker);
         if left {
             // Who asked did not wait for this much.
             self.stop_run(now, &message.run_id, Why::Rpc);
@@ -520,13 +539,13 @@ impl Gateway {
                 session: &message.session,
                 is_new: false,
                 status: "ok",
+                interrupts: false,
                 now_ms: now.wall_ms,
             };
             self.tell_waiter(waiter, Ok(receipt));
         }
         self.tell_waits(&message.run_id, &verdict);
-        if let Some(added) = stored.added {
-            let row = crate::sessions::row::wire_v4(&added.session, &self.session_rows(), now.wall_ms);
+        if let Some((added, row)) = stored.added.zip(stored.row) {
             self.note_turn(message);
             for fact in Fact::of_added(&message.session, added, "send", row) {
                 self.apply(now, fact);
@@ -578,6 +597,8 @@ impl Gateway {
                 session: &message.session,
                 is_new: true,
                 status: if idx == 0 { "started" } else { "in_flight" },
+                interrupts: message.wish.queue_mode.as_deref() == Some(Mode::Interrupt.as_str())
+                    && self.runs.is_busy(&message.session),
                 now_ms: now.wall_ms,
             };
             self.tell_waiter(waiter, Ok(receipt));
@@ -635,7 +656,8 @@ impl Gateway {
             .with_details(json!({ "code": "BLOCKED_BY_DEFENDER" }));
         for waiter in waiters {
             let status = if self.runs.is_open(run_id) { "in_flight" } else { "ok" };
-            let receipt = Receipt { run_id, session: &message.session, is_new: false, status, now_ms: now.wall_ms };
+            let (session, now_ms) = (&message.session, now.wall_ms);
+            let receipt = Receipt { run_id, session, is_new: false, status, interrupts: false, now_ms };
             self.tell_waiter(waiter, if was_held { Err(error.clone()) } else { Ok(receipt) });
         }
     }
@@ -661,13 +683,15 @@ impl Gateway {
     fn tell_waiter(&mut self, waiter: Waiter, result: Result<Receipt<'_>, RpcError>) {
         match waiter {
             Waiter::Call { conn, id, .. } => {
-                let answer =
-                    result.and_then(|receipt| Json::of(&json!({ "runId": receipt.run_id, "status": receipt.status })));
+                let answer = result.and_then(|receipt| Json::of(&receipt.started()));
                 self.answer_request(conn, &id, answer);
             }
             Waiter::Agent { conn, id, names_session } => {
                 let answer = result.and_then(|receipt| Json::of(&receipt.accepted(names_session)));
                 self.answer_request(conn, &id, answer);
+            }
+            Waiter::First { conn, id, made } => {
+                self.tell_first(conn, &id, made, result.map(|receipt| receipt.started()));
             }
             Waiter::OpenAi { conn } => self.openai_accepted(conn, result.map(|_| ())),
             Waiter::Hook { conn, idx } => {
@@ -691,10 +715,21 @@ struct Receipt<'a> {
     is_new: bool,
     /// `started`, `in_flight`, `ok`.
     status: &'static str,
+    /// Whether it stops what goes on in its session.
+    interrupts: bool,
     now_ms: i64,
 }
 
 impl Receipt<'_> {
+    /// The answer to a message of a client.
+    fn started(&self) -> Value {
+        let mut answer = json!({ "runId": self.run_id, "status": self.status });
+        if self.interrupts {
+            answer["interruptedActiveRun"] = json!(true);
+        }
+        answer
+    }
+
     /// The first answer of `agent`.
     fn accepted(&self, names_session: bool) -> Value {
         if self.status != "started" {

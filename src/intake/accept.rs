@@ -44,6 +44,9 @@ pub struct Stored {
     pub is_held: bool,
     /// Whether it is only context: it has no run.
     pub is_left_out: bool,
+    /// The row of the session that the message was added to, as clients are told of it; whoever knows the configuration
+    /// writes it.
+    pub row: Option<Value>,
 }
 
 /// A message that was judged, on its way into the store.
@@ -121,7 +124,11 @@ pub fn accept(db: &Db<'_>, judged: Judged<'_>, begins: Begins, now_ms: i64) -> R
             return Ok(Accepted::Before { run_id: first.run_id, was_held: row.state == InboxState::Quarantined });
         }
     };
-    let entry = db.session(message.session.as_str())?.map(|session| session.entry).unwrap_or_default();
+    let session = db.session(message.session.as_str())?;
+    if message.existing_only && session.is_none() {
+        return Err(RpcError::invalid(format!("session not found: {}", message.session)).into());
+    }
+    let entry = session.map(|session| session.entry).unwrap_or_default();
     // The session's own policy may refuse what clients send to it (SES-53). A refused message is not kept.
     let is_sent = matches!(message.source, Source::Chat | Source::Agent | Source::OpenAi);
     if is_sent && entry.get("sendPolicy").is_some_and(|policy| policy == "deny") {
@@ -138,6 +145,7 @@ pub fn accept(db: &Db<'_>, judged: Judged<'_>, begins: Begins, now_ms: i64) -> R
             wishes: Wishes::default(),
             is_held,
             is_left_out: false,
+            row: None,
         })));
     }
     debug_assert_eq!(message.wish.media.len(), files.bytes.len(), "each has its bytes");
@@ -150,13 +158,20 @@ pub fn accept(db: &Db<'_>, judged: Judged<'_>, begins: Begins, now_ms: i64) -> R
         db.inbox_set_state(inbox_id, InboxState::Done, None)?;
         let added = Some(enter(db, message, now_ms)?);
         let wishes = Wishes::default();
-        return Ok(Accepted::New(Box::new(Stored { inbox_id, added, wishes, is_held, is_left_out })));
+        return Ok(Accepted::New(Box::new(Stored { inbox_id, added, wishes, is_held, is_left_out, row: None })));
     }
     let added = match begins {
         Begins::Later => None,
         Begins::Now => Some(begin(db, inbox_id, message, now_ms)?),
     };
-    Ok(Accepted::New(Box::new(Stored { inbox_id, added, wishes: scheduler::wishes(&entry), is_held, is_left_out })))
+    Ok(Accepted::New(Box::new(Stored {
+        inbox_id,
+        added,
+        wishes: scheduler::wishes(&entry),
+        is_held,
+        is_left_out,
+        row: None,
+    })))
 }
 
 /// A message's turn has come: it enters the transcript. Done again, it finds itself there.
@@ -182,11 +197,26 @@ pub fn begin_all(
     if db.inbox_begin(turn_id, inbox_ids)?.is_none() {
         return Err(RpcError::invalid("the message has been dealt with").into());
     }
-    let added = enter(db, message, now_ms)?;
+    let mut added = enter(db, message, now_ms)?;
     if !added.existed {
         activity::run_started(db, message, &added.session.session_id, now_ms)?;
+        if let Some(session) = note_begun(db, &added.session, now_ms)? {
+            added.session = session;
+        }
     }
     Ok(added)
+}
+
+/// Notes in a session, once, that its agent has been told who it is. Gives the session when that changed it.
+fn note_begun(db: &Db<'_>, session: &SessionRow, now_ms: i64) -> Result<Option<SessionRow>, StoreError> {
+    if session.entry.get("systemSent") == Some(&Value::Bool(true)) {
+        return Ok(None);
+    }
+    db.session_update(session.key.as_str(), now_ms, |row| {
+        row.entry.insert("systemSent".to_owned(), json!(true));
+        row.entry.entry("abortedLastRun").or_insert(json!(false));
+        Ok(())
+    })
 }
 
 /// A message is taken by the run of another one, which goes by `turn_id`, while that goes on.
@@ -268,7 +298,8 @@ fn enter_with(
         db.media_stands_in(&media.id, &added.session.session_id, &added.message_id)?;
     }
     if !added.existed
-        && let Some(session) = note_sender(db, message, &added.session, now_ms)?
+        && let Some(session) =
+            note_message(db, message, &added.session, added.is_new_session || is_new_session, now_ms)?
     {
         added.session = session;
     }
@@ -277,10 +308,11 @@ fn enter_with(
 
 /// Notes in a session what a message says of it: who takes part, and with `agent` its name and how much is thought in
 /// it. Gives the session when that changed it. A name that another session has is left to that one.
-fn note_sender(
+fn note_message(
     db: &Db<'_>,
     message: &Message,
     session: &SessionRow,
+    is_made: bool,
     now_ms: i64,
 ) -> Result<Option<SessionRow>, StoreError> {
     let wish = &message.wish;
@@ -288,11 +320,15 @@ fn note_sender(
     let thinking = wish.thinking.as_deref().filter(|_| is_agent).and_then(thinking::parse);
     let label = wish.label.as_ref().filter(|label| is_agent && session.label.as_ref() != Some(label));
     let joins = message.client.as_ref().is_some_and(|client| participants::is_new(session, &client.id));
-    if thinking.is_none() && label.is_none() && !joins {
+    let is_by_run = is_made && is_agent && session.entry.get("createdVia").is_some_and(|via| via == "operator");
+    if thinking.is_none() && label.is_none() && !joins && !is_by_run {
         return Ok(None);
     }
     let change = |label: Option<&String>| {
         db.session_update::<StoreError>(session.key.as_str(), now_ms, |row| {
+            if is_by_run {
+                row.entry.insert("createdVia".to_owned(), json!("run"));
+            }
             if let Some(level) = thinking {
                 row.entry.insert("thinkingLevel".to_owned(), json!(level));
             }

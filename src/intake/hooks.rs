@@ -265,6 +265,7 @@ fn message(request: &impl Post, session: SessionKey, text: &str, now_ms: i64) ->
         to: None,
         account_id: None,
         thread_id: None,
+        existing_only: false,
         received_ms: now_ms,
         wish: Wish::default(),
     })
@@ -406,6 +407,7 @@ fn channel_message(
         to,
         account_id: target.account_id.clone().or_else(|| field(&["accountId", "account_id"])),
         thread_id: field(&["threadId", "topicId"]),
+        existing_only: false,
         received_ms: now_ms,
         wish: Wish::default(),
     })

@@ -95,6 +95,9 @@ pub struct Message {
     /// The thread it stands in.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub thread_id: Option<String>,
+    /// Whether it makes no session: it is for one that is there.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub existing_only: bool,
     /// When it arrived, in milliseconds since 1970.
     pub received_ms: i64,
     /// How it is to be answered.

@@ -270,6 +270,13 @@ pub fn write_error(out: &mut Vec<u8>, error: &RpcError, protocol: Protocol) {
     out.push(b'}');
 }
 
+/// The same as a value, for errors that stand in a payload.
+pub fn error_shape(error: &RpcError, protocol: Protocol) -> Value {
+    let mut text = Vec::new();
+    write_error(&mut text, error, protocol);
+    serde_json::from_slice(&text).unwrap_or_default()
+}
+
 /// Versions of the two snapshots that clients keep.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct StateVersion {

@@ -7,6 +7,7 @@ use super::transcript;
 use crate::protocol::version::Protocol;
 use crate::store::StoreError;
 use crate::store::db::Queries;
+use crate::store::sessions::SessionRow;
 use crate::store::transcript::{MessageRow, PageAt, PageLimits};
 
 /// Characters of one text shown on protocol 3; the rest is cut.
@@ -17,6 +18,12 @@ pub const TEXT_CHARS_MAX_V4: usize = 8_000;
 pub const MESSAGE_BYTES_MAX: usize = 128 * 1024;
 /// Bytes of all messages of one answer.
 pub const PAGE_BYTES_MAX: usize = 6 * 1024 * 1024;
+
+/// Bytes of one message that is asked for by itself; a larger one is named and left out.
+pub const ONE_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// The tool whose calls carry a command, which clients show as one.
+pub const COMMAND_TOOL: &str = "exec";
 
 /// What ends a text that was cut.
 const CUT: &str = "\n...(truncated)...";
@@ -108,6 +115,41 @@ pub fn read(db: &Queries, session_id: &str, ask: &Ask) -> Result<Shown, StoreErr
     })
 }
 
+/// One message by itself; `None`: it is larger than [`ONE_BYTES_MAX`] even when its texts are cut to `chars`.
+pub fn one(row: &MessageRow, session_id: &str, chars: usize, protocol: Protocol) -> Option<Value> {
+    row.message.as_ref()?;
+    let mut message = show(row, chars, protocol);
+    if protocol == Protocol::V4 {
+        place(&mut message, session_id);
+    }
+    (message.to_string().len() <= ONE_BYTES_MAX).then_some(message)
+}
+
+/// What stands before the first message of a session that was begun anew, on protocol 4; `None`: it was not.
+pub fn begun_anew(session: &SessionRow) -> Option<Value> {
+    let since_ms = session.entry.get("sessionStartedAt").and_then(Value::as_i64)?;
+    (since_ms > session.created_ms).then(|| {
+        json!({
+            "role": "system",
+            "content": [{ "type": "text", "text": "Reset" }],
+            "timestamp": since_ms,
+            "__openclaw": {
+                "kind": "reset",
+                "id": format!("{}:reset", session.session_id),
+                "seq": 0,
+                "transcriptPosition": { "source": session.session_id, "rawSeq": 0 },
+            },
+        })
+    })
+}
+
+/// A message that was added to a session, as events of protocol 4 tell of it: like one of a history.
+pub fn told(message: Value, session_id: &str) -> Value {
+    let mut message = fit(message, TEXT_CHARS_MAX_V4, Protocol::V4);
+    place(&mut message, session_id);
+    message
+}
+
 /// A tool's answer as one step of what an agent did, in the words of protocol 4.
 fn called(message: &Value) -> Option<Value> {
     if message["role"] != "toolResult" {
@@ -122,7 +164,7 @@ fn called(message: &Value) -> Option<Value> {
         "phase": "end",
         "title": title(name),
         "status": if message["isError"] == true { "failed" } else { "completed" },
-        "commandBearing": name == "exec",
+        "commandBearing": name == COMMAND_TOOL,
     });
     Some(json!({ "messageId": message["__openclaw"]["id"], "items": [item] }))
 }
@@ -204,6 +246,11 @@ fn show(row: &MessageRow, chars: usize, protocol: Protocol) -> Value {
         });
     };
     transcript::number(&mut message, row.seq);
+    fit(message, chars, protocol)
+}
+
+/// A message as clients of one protocol read it, its texts cut.
+fn fit(mut message: Value, chars: usize, protocol: Protocol) -> Value {
     if protocol == Protocol::V3
         && let Some(fields) = message.as_object_mut()
     {

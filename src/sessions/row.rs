@@ -8,6 +8,8 @@ use super::{participants, scheduler, thinking, transcript};
 use crate::config::load::Loaded;
 use crate::config::settings::models::Model;
 use crate::protocol::session_key::{KeyRules, SessionKey};
+use crate::store::StoreError;
+use crate::store::db::Queries;
 use crate::store::sessions::{SessionRow, TokenTotals};
 
 /// Seconds after which `fastMode: "auto"` would speed a run up; upstream's default.
@@ -357,14 +359,6 @@ pub fn wire_v4(session: &SessionRow, context: &Context<'_>, now_ms: i64) -> Valu
                 "source": "implicit",
             },
             "snapshotAt": now_ms,
-            // Every session is answered by this very process, since it was made.
-            "placement": {
-                "state": "local",
-                "generation": 0,
-                "createdAtMs": session.created_ms,
-                "updatedAtMs": session.created_ms,
-                "stateChangedAtMs": session.created_ms,
-            },
             // Nothing writes summaries yet.
             "activitySummary": { "state": "unavailable", "canEnsure": false },
         }),
@@ -373,6 +367,9 @@ pub fn wire_v4(session: &SessionRow, context: &Context<'_>, now_ms: i64) -> Valu
     row["participantCount"] = json!(participants.len());
     row["expandedParticipants"] = json!(participants);
     row["participants"] = json!(participants);
+    if session.entry.contains_key("systemSent") {
+        set_placement(&mut row);
+    }
     set_runs(&mut row, context.runs.map_or(&[], |runs| runs.of(&session.key)));
     row
 }
@@ -383,31 +380,70 @@ pub fn set_runs(row: &mut Value, runs: &[String]) {
     row["activeRunIds"] = json!(runs);
     if !runs.is_empty() {
         row["status"] = json!("running");
+        set_placement(row);
     }
 }
+
+/// Says where a session's runs go on, once it has had one: in this very process, since it was made.
+fn set_placement(row: &mut Value) {
+    let since_ms = row["createdAt"].clone();
+    row["placement"] = json!({
+        "state": "local",
+        "generation": 0,
+        "createdAtMs": since_ms,
+        "updatedAtMs": since_ms,
+        "stateChangedAtMs": since_ms,
+    });
+}
+
+/// Sessions that a row of an event names above its own: its parent, that one's parent, and so on.
+pub const ANCESTORS_MAX: usize = 8;
+
+/// The row of a session for an event, which carries those of its parents; [`beside`] puts them where clients look.
+///
+/// # Errors
+/// The store's.
+pub fn told_v4(db: &Queries, session: &SessionRow, context: &Context<'_>, now_ms: i64) -> Result<Value, StoreError> {
+    let mut row = wire_v4(session, context, now_ms);
+    let mut ancestors: Vec<Value> = Vec::new();
+    let mut above = text(session, "parentSessionKey").map(str::to_owned);
+    while let Some(key) = above.take().filter(|_| ancestors.len() < ANCESTORS_MAX) {
+        let is_known = key == session.key || ancestors.iter().any(|row| row["key"] == key.as_str());
+        let Some(parent) = db.session(&key)?.filter(|_| !is_known) else { break };
+        ancestors.push(wire_v4(&parent, context, now_ms));
+        above = text(&parent, "parentSessionKey").map(str::to_owned);
+    }
+    row[ANCESTORS] = json!(ancestors);
+    Ok(row)
+}
+
+/// Field of an event with the rows of a session's parents, the nearest first.
+const ANCESTORS: &str = "ancestorSessions";
 
 /// The row of a session that nobody has written down, on protocol 4: what it would be made with.
 pub fn unmade_v4(key: &SessionKey, context: &Context<'_>, now_ms: i64) -> Value {
     let mut row = wire_v4(&transcript::fresh(key, now_ms), context, now_ms);
     if let Some(fields) = row.as_object_mut() {
         // What only a session that was made has.
-        for name in ["sessionId", "createdAt", "createdVia", "placement"] {
+        for name in ["sessionId", "createdAt", "createdVia"] {
             fields.remove(name);
         }
     }
     row["updatedAt"] = Value::Null;
+    // Nobody has chosen yet what its runs go on in.
+    row["agentRuntime"]["id"] = json!("auto");
     row
 }
 
 /// What an event of protocol 4 carries of a session: the row, and its fields once more beside it, as clients of several
 /// ages read it. What is not set is `null` there, so that a client forgets what it knew.
-pub fn beside(row: Value) -> Value {
+pub fn beside(mut row: Value) -> Value {
+    let ancestors = row.as_object_mut().and_then(|fields| fields.remove(ANCESTORS)).unwrap_or_else(|| json!([]));
     let mut out: Map<String, Value> = CLEARED.iter().map(|name| ((*name).to_owned(), Value::Null)).collect();
     if let Some(fields) = row.as_object() {
         out.extend(fields.iter().filter(|(name, _)| *name != "key").map(|(name, value)| (name.clone(), value.clone())));
     }
-    // Rows of its parents are the reader's to ask for.
-    out.insert("ancestorSessions".to_owned(), json!([]));
+    out.insert(ANCESTORS.to_owned(), ancestors);
     out.entry("participants").or_insert_with(|| json!([]));
     out.entry("participantCount").or_insert_with(|| json!(0));
     out.insert("session".to_owned(), row);
@@ -548,10 +584,11 @@ fn is_background(key: &SessionKey) -> bool {
     ["cron:", "hook:"].iter().any(|prefix| key.rest().starts_with(prefix))
 }
 
-/// Marked by hand, or something was said since it was last read.
+/// Marked by hand, or something was said since it was last read; what it was made with counts as read.
 fn is_unread(session: &SessionRow) -> bool {
-    let at = |name: &str| session.entry.get(name).and_then(Value::as_i64).unwrap_or(0);
-    session.entry.contains_key("markedUnreadAt") || at("lastActivityAt") > at("lastReadAt")
+    let at = |name: &str| session.entry.get(name).and_then(Value::as_i64);
+    let read = at("lastReadAt").unwrap_or(session.created_ms);
+    session.entry.contains_key("markedUnreadAt") || at("lastInteractionAt").max(at("lastActivityAt")) > Some(read)
 }
 
 fn flag(session: &SessionRow, name: &str) -> bool {

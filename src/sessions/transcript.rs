@@ -153,7 +153,6 @@ fn heard(
     now_ms: i64,
 ) -> Result<SessionRow, StoreError> {
     let updated = db.session_update::<StoreError>(key.as_str(), now_ms, |session| {
-        session.entry.insert("lastActivityAt".to_owned(), json!(now_ms));
         if new.role == "user" {
             session.entry.insert("lastInteractionAt".to_owned(), json!(now_ms));
         }

@@ -198,7 +198,7 @@ pub enum SessionOrder {
     Updated,
     /// The one in which somebody spoke last.
     Interaction,
-    /// The one to which a message was added last.
+    /// The one in which somebody spoke or an agent did something unasked last.
     Activity,
 }
 
@@ -209,7 +209,10 @@ impl SessionOrder {
             SessionOrder::Interaction => {
                 "coalesce(json_extract(entry, '$.lastInteractionAt'), 0) DESC, updated_ms DESC, key"
             }
-            SessionOrder::Activity => "coalesce(json_extract(entry, '$.lastActivityAt'), 0) DESC, updated_ms DESC, key",
+            SessionOrder::Activity => {
+                "max(coalesce(json_extract(entry, '$.lastActivityAt'), 0), \
+                     coalesce(json_extract(entry, '$.lastInteractionAt'), 0)) DESC, updated_ms DESC, key"
+            }
         }
     }
 }

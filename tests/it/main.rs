@@ -48,6 +48,8 @@ mod devices;
 mod providers;
 // The gateway as OpenAI's clients see it.
 mod openai;
+// Conversations by the key of their session.
+mod conversations;
 // Talking to an agent whose model answers.
 mod talk;
 // The port itself: paths, addresses, pipelining, signs of life.

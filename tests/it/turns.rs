@@ -41,7 +41,8 @@ fn end_of(client: &Client, run_id: &str) -> Value {
     end
 }
 
-/// A session's messages as `role: text`; a message without words as its error, its call or its kind.
+/// A session's messages as `role: text`; a message without words as its error, its call or its kind. What says that a
+/// conversation began anew is no part of it.
 fn told(client: &Client, session: &str) -> Vec<String> {
     let history = client.call("chat.history", json!({ "sessionKey": key(session), "limit": 200 })).expect_ok();
     let words = |message: &Value| {
@@ -58,7 +59,8 @@ fn told(client: &Client, session: &str) -> Vec<String> {
         }
     };
     let line = |message: &Value| format!("{}: {}", message["role"].as_str().unwrap_or("?"), words(message));
-    history["messages"].as_array().expect("a history has messages").iter().map(line).collect()
+    let messages = history["messages"].as_array().expect("a history has messages").iter();
+    messages.filter(|message| message["__openclaw"]["kind"] != "reset").map(line).collect()
 }
 
 /// What the newest request says last.

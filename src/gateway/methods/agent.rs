@@ -112,6 +112,7 @@ fn ask(gateway: &mut Gateway, call: &Call, params: AgentParams) -> Result<(), Rp
         to: params.to,
         account_id: params.account_id,
         thread_id: params.thread_id,
+        existing_only: false,
         received_ms: call.now_ms,
         wish,
     };

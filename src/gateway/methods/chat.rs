@@ -1,11 +1,15 @@
 //! Talking to an agent: what was said, saying something, putting words in.
 
+pub mod reads;
+
 use serde_json::{Map, Value, json};
 
+use super::sessions;
 use crate::agent::stop::Why;
 use crate::gateway::inbound::{Known, Waiter};
 use crate::gateway::runs::close::Verdict;
 use crate::gateway::runs::commands;
+use crate::gateway::runs::stops::Stopped;
 use crate::gateway::table::{Call, QueryCx, StoreCx, need};
 use crate::gateway::{Fact, Gateway};
 use crate::intake::uploads::{Bounds, Uploads};
@@ -20,11 +24,13 @@ use crate::store::StoreError;
 use crate::store::sessions::SessionRow;
 
 crate::methods! {
-    "chat.history", Both, need::READ,  need::SESSIONS_READ,  Query history;
-    "chat.startup", V4,   need::READ,  need::SESSIONS_READ,  Query startup;
-    "chat.send",    Both, need::WRITE, need::SESSIONS_WRITE, Flow  send;
-    "chat.abort",   Both, need::WRITE, need::SESSIONS_WRITE, Loop  abort;
-    "chat.inject",  Both, need::ADMIN, need::ADMIN,          Store inject;
+    "chat.history",     Both, need::READ,  need::SESSIONS_READ,  Query history;
+    "chat.startup",     V4,   need::READ,  need::SESSIONS_READ,  Query startup;
+    "chat.message.get", V4,   need::ADMIN, need::SESSIONS_READ,  Query reads::message;
+    "chat.metadata",    V4,   need::ADMIN, need::SESSIONS_READ,  Loop  reads::metadata;
+    "chat.send",        Both, need::WRITE, need::SESSIONS_WRITE, Flow  send;
+    "chat.abort",       Both, need::WRITE, need::SESSIONS_WRITE, Flow  abort;
+    "chat.inject",      Both, need::ADMIN, need::ADMIN,          Store inject;
 }
 
 /// The session a caller means; protocol 4 may name the agent beside the key.
@@ -83,14 +89,15 @@ fn history(cx: QueryCx<'_>, params: HistoryParams) -> Result<Value, RpcError> {
     if let Some(cursor) = &params.cursor {
         return since(cx.store.get()?, &cx.snapshot, &key, cursor, &ask, cx.call.now_ms);
     }
-    let shown = if cx.call.protocol() == Protocol::V3 { params.session_key.0.as_str() } else { key.as_str() };
-    paint(cx.store.get()?, &cx.snapshot, &key, shown, &ask, cx.call.now_ms)
+    paint(cx.store.get()?, &cx.snapshot, &key, &params.session_key.0, &ask, cx.call.now_ms)
 }
 
 crate::params! {
-    /// Which session to paint first.
+    /// Which session to paint first: its key, or its short id, as links carry it, and its agent.
     pub struct StartupParams {
-        session_key: NonEmpty = "sessionKey",
+        session_key: Option<NonEmpty> = "sessionKey",
+        short_id: Option<NonEmpty> = "shortId",
+        slug_hint: Option<NonEmpty> = "slugHint",
         agent_id: Option<NonEmpty> = "agentId",
         limit: Option<Int<1, 1000>> = "limit",
         max_bytes: Option<Int<1024, { i64::MAX }>> = "maxBytes",
@@ -99,8 +106,34 @@ crate::params! {
     }
 }
 
-fn startup(cx: QueryCx<'_>, params: StartupParams) -> Result<Value, RpcError> {
-    let key = session_key(&params.session_key.0, params.agent_id.as_ref(), &cx.snapshot.keys)?;
+/// The same, with one of the two given.
+#[derive(Debug, Clone)]
+pub struct Startup(StartupParams);
+
+impl Params for Startup {
+    fn read_fields(object: &Map<String, Value>, path: &str, issues: &mut Issues) -> Option<Self> {
+        let params = StartupParams::read_fields(object, path, issues)?;
+        if params.session_key.is_none() && (params.short_id.is_none() || params.agent_id.is_none()) {
+            let also = if params.short_id.is_none() { "shortId" } else { "agentId" };
+            issues.missing(path, "sessionKey");
+            issues.wrong(path, format!("must have required property '{also}'"));
+            issues.wrong(path, "must match a schema in anyOf");
+        }
+        Some(Startup(params))
+    }
+}
+
+fn startup(cx: QueryCx<'_>, Startup(params): Startup) -> Result<Value, RpcError> {
+    let key = match (&params.session_key, &params.short_id) {
+        (Some(key), _) => session_key(&key.0, params.agent_id.as_ref(), &cx.snapshot.keys)?,
+        (None, short) => {
+            let agent = params.agent_id.as_ref().map(|agent| agent_id(&agent.0));
+            let short = short.as_ref().map(|short| short.0.clone());
+            let slug = params.slug_hint.as_ref().map(|slug| slug.0.as_str());
+            sessions::find::by_short_id(cx.store.get()?, short, agent, slug)?
+        }
+    };
+    let as_sent = params.session_key.as_ref().map_or_else(|| key.as_str(), |key| key.0.as_str());
     let ask = history::Ask {
         rows: params.limit.map_or(HISTORY_ROWS, |limit| limit.0) as usize,
         bytes: params.max_bytes.map(|bytes| bytes.0 as usize),
@@ -109,7 +142,7 @@ fn startup(cx: QueryCx<'_>, params: StartupParams) -> Result<Value, RpcError> {
         after: None,
         protocol: Protocol::V4,
     };
-    paint(cx.store.get()?, &cx.snapshot, &key, key.as_str(), &ask, cx.call.now_ms)
+    paint(cx.store.get()?, &cx.snapshot, &key, as_sent, &ask, cx.call.now_ms)
 }
 
 /// A session's messages and what is shown around them.
@@ -123,7 +156,7 @@ fn paint(
 ) -> Result<Value, RpcError> {
     let rows = snapshot.session_rows();
     let session = db.session(key.as_str())?;
-    let page = match &session {
+    let mut page = match &session {
         Some(session) => history::read(db, &session.session_id, ask)?,
         None => history::Shown::default(),
     };
@@ -132,6 +165,12 @@ fn paint(
         out["sessionId"] = json!(session.session_id);
     }
     let n_shown = page.n_shown();
+    if let (Protocol::V4, Some(anew)) = (ask.protocol, session.as_ref().and_then(history::begun_anew)) {
+        page.n_total += 1;
+        if !page.has_older && page.messages.len() < ask.rows {
+            page.messages.insert(0, anew);
+        }
+    }
     out["messages"] = Value::Array(page.messages);
     if let Some(session) = &session {
         for name in ["thinkingLevel", "verboseLevel"] {
@@ -169,6 +208,9 @@ fn paint(
                 out["deltaCursor"] = json!(history::cursor(&session.session_id, seq));
             }
             out["sessionInfo"] = info(session.as_ref(), key, &rows, newest.map(|(_, id)| id), now_ms);
+            if out.get("thinkingLevel").is_none() {
+                out["thinkingLevel"] = out["sessionInfo"]["thinkingDefault"].clone();
+            }
         }
     }
     Ok(out)
@@ -285,12 +327,17 @@ pub struct Targeted(SendParams);
 
 impl Params for Targeted {
     fn read_fields(object: &Map<String, Value>, path: &str, issues: &mut Issues) -> Option<Self> {
-        let key = find(object, "sessionKey").and_then(Value::as_str).map(str::trim);
-        if issues.protocol() == Protocol::V4 && key.is_none_or(str::is_empty) {
-            let details = json!({ "code": "SESSION_MUTATION_TARGET_REQUIRED", "method": "chat.send" });
-            issues.refuse(RpcError::invalid("session mutation target is unavailable").with_details(details));
-        }
+        require_target(find(object, "sessionKey"), "chat.send", issues);
         SendParams::read_fields(object, path, issues).map(Targeted)
+    }
+}
+
+/// Refuses a call that does not say which session it is for, whatever else is wrong with it.
+pub(super) fn require_target(key: Option<&Value>, method: &str, issues: &mut Issues) {
+    let key = key.and_then(Value::as_str).map(str::trim);
+    if issues.protocol() == Protocol::V4 && key.is_none_or(str::is_empty) {
+        let details = json!({ "code": "SESSION_MUTATION_TARGET_REQUIRED", "method": method });
+        issues.refuse(RpcError::invalid("session mutation target is unavailable").with_details(details));
     }
 }
 
@@ -305,57 +352,108 @@ pub(super) fn is_served(gateway: &Gateway, call: &Call, key: &SessionKey) -> Res
 }
 
 fn send(gateway: &mut Gateway, call: &Call, Targeted(params): Targeted) -> Result<(), RpcError> {
-    let text = normalise::text(&params.message)?;
-    let run_id = run_id(params.idempotency_key.0)?;
-    let uploads = uploads(call, params.attachments)?;
-    if text.trim().is_empty() && uploads.is_empty() {
-        return Err(RpcError::invalid("message or attachment required"));
-    }
+    let words = Words {
+        text: params.message,
+        run_id: run_id(params.idempotency_key.0)?,
+        thinking: params.thinking,
+        timeout_ms: params.timeout_ms,
+        attachments: params.attachments,
+        queue_mode: params.queue_mode,
+        channel: params.originating_channel,
+        to: params.originating_to,
+        account_id: params.originating_account_id,
+        thread_id: params.originating_thread_id,
+        existing_only: false,
+    };
     let session = session_key(&params.session_key.0, params.agent_id.as_ref(), &gateway.keys)?;
     is_served(gateway, call, &session)?;
-    if normalise::is_stop_word(&text) || commands::is_stop(&text) {
-        let now = gateway.now;
-        let run_ids = gateway.stop_session(now, &session, Why::Stop);
-        let answer = Json::of(&json!({ "ok": true, "aborted": !run_ids.is_empty(), "runIds": run_ids }))?;
-        gateway.answer_request(call.conn(), &call.id, Ok(answer));
-        return Ok(());
+    let is_literal = params.suppress_command_interpretation == Some(true);
+    say(gateway, call, session, params.session_key.0, words, is_literal)
+}
+
+/// What somebody says in a session over the gateway's own protocol, whichever method brings it.
+pub(super) struct Words {
+    /// As it was sent.
+    pub(super) text: String,
+    /// The run it asks for.
+    pub(super) run_id: String,
+    pub(super) thinking: Option<String>,
+    pub(super) timeout_ms: Option<Count>,
+    pub(super) attachments: Option<Vec<Any>>,
+    pub(super) queue_mode: Option<QueueMode>,
+    /// Where it comes from; `None`: from a client of ours.
+    pub(super) channel: Option<String>,
+    pub(super) to: Option<String>,
+    pub(super) account_id: Option<String>,
+    pub(super) thread_id: Option<String>,
+    /// It makes no session.
+    pub(super) existing_only: bool,
+}
+
+impl Words {
+    /// The message they are.
+    ///
+    /// # Errors
+    /// `INVALID_REQUEST` when they say nothing, or what comes with them cannot be taken.
+    pub(super) fn message(self, call: &Call, session: SessionKey) -> Result<(Message, Uploads), RpcError> {
+        let text = normalise::text(&self.text)?;
+        let uploads = uploads(call, self.attachments)?;
+        if text.trim().is_empty() && uploads.is_empty() {
+            return Err(RpcError::invalid("message or attachment required"));
+        }
+        let message = Message {
+            source: Source::Chat,
+            dedupe_key: self.run_id.clone(),
+            run_id: self.run_id,
+            session,
+            text,
+            command: None,
+            channel: Some(self.channel.unwrap_or_else(|| transcript::WEBCHAT.to_owned())),
+            sender: Some(call.caller.name.clone()),
+            client: Some(call.caller.client()),
+            heard: Map::new(),
+            spawned_by: None,
+            to: self.to,
+            account_id: self.account_id,
+            thread_id: self.thread_id,
+            existing_only: self.existing_only,
+            received_ms: call.now_ms,
+            wish: Wish {
+                thinking: self.thinking,
+                timeout_ms: self.timeout_ms.map(|ms| ms.0 as u64).filter(|ms| *ms > 0),
+                queue_mode: self.queue_mode.map(|mode| mode.as_str().to_owned()),
+                ..Wish::default()
+            },
+        };
+        Ok((message, uploads))
     }
-    match gateway.known_run(&run_id, call.now_ms) {
+}
+
+/// Takes what somebody says and answers once it is on disk: a word that stops, a message sent again, or a message.
+/// `is_literal`: a command in it is words.
+pub(super) fn say(
+    gateway: &mut Gateway,
+    call: &Call,
+    session: SessionKey,
+    key_as_sent: String,
+    words: Words,
+    is_literal: bool,
+) -> Result<(), RpcError> {
+    let (mut message, uploads) = words.message(call, session)?;
+    if normalise::is_stop_word(&message.text) || commands::is_stop(&message.text) {
+        return gateway.stop_and_answer(call, &Stopped::Session(&message.session), Why::Stop, stopped);
+    }
+    let run_id = &message.run_id;
+    match gateway.known_run(run_id, call.now_ms) {
         Known::New => {}
         Known::Open => {
             let answer = Json::of(&json!({ "runId": run_id, "status": "in_flight" }))?;
             gateway.answer_request(call.conn(), &call.id, Ok(answer));
             return Ok(());
         }
-        Known::Past(verdict) => return repeat(gateway, call, &run_id, &verdict),
+        Known::Past(verdict) => return repeat(gateway, call, run_id, &verdict),
     }
-    let wish = Wish {
-        thinking: params.thinking,
-        timeout_ms: params.timeout_ms.map(|ms| ms.0 as u64).filter(|ms| *ms > 0),
-        queue_mode: params.queue_mode.map(|mode| mode.as_str().to_owned()),
-        ..Wish::default()
-    };
-    let mut message = Message {
-        source: Source::Chat,
-        dedupe_key: run_id.clone(),
-        run_id,
-        session,
-        text,
-        command: None,
-        channel: Some(params.originating_channel.unwrap_or_else(|| transcript::WEBCHAT.to_owned())),
-        sender: Some(call.caller.name.clone()),
-        client: Some(call.caller.client()),
-        heard: Map::new(),
-        spawned_by: None,
-        to: params.originating_to,
-        account_id: params.originating_account_id,
-        thread_id: params.originating_thread_id,
-        received_ms: call.now_ms,
-        wish,
-    };
-    let is_literal = params.suppress_command_interpretation == Some(true);
     let orders = if is_literal { None } else { commands::take(&mut message, call) };
-    let key_as_sent = params.session_key.0;
     gateway.receive(message, uploads, orders, Waiter::Call { conn: call.conn(), id: call.id.clone(), key_as_sent })
 }
 
@@ -400,19 +498,23 @@ crate::params! {
     }
 }
 
-fn abort(gateway: &mut Gateway, _call: &Call, params: AbortParams) -> Result<Value, RpcError> {
+fn abort(gateway: &mut Gateway, call: &Call, params: AbortParams) -> Result<(), RpcError> {
     let session = session_key(&params.session_key.0, params.agent_id.as_ref(), &gateway.keys)?;
-    let now = gateway.now;
-    let run_ids = match params.run_id {
-        None => gateway.stop_session(now, &session, Why::Rpc),
+    let which = match &params.run_id {
+        None => Stopped::Session(&session),
         Some(run_id) => {
             if gateway.session_of_run(&run_id.0).is_some_and(|own| *own != session) {
                 return Err(RpcError::invalid("runId does not match sessionKey"));
             }
-            if gateway.stop_run(now, &run_id.0, Why::Rpc) { vec![run_id.0] } else { Vec::new() }
+            Stopped::Run(&run_id.0)
         }
     };
-    Ok(json!({ "ok": true, "aborted": !run_ids.is_empty(), "runIds": run_ids }))
+    gateway.stop_and_answer(call, &which, Why::Rpc, stopped)
+}
+
+/// What stopping came to, in the words of `chat.abort`.
+fn stopped(run_ids: &[String]) -> Value {
+    json!({ "ok": true, "aborted": !run_ids.is_empty(), "runIds": run_ids })
 }
 
 crate::params! {
@@ -447,7 +549,7 @@ fn inject(cx: StoreCx<'_>, params: InjectParams) -> Result<(Value, Vec<Fact>), S
         route: None,
     };
     let added = transcript::add(cx.db, &key, &new, cx.call.now_ms)?;
-    let shown = row::wire_v4(&added.session, &cx.snapshot.session_rows(), cx.call.now_ms);
+    let shown = row::told_v4(cx.db, &added.session, &cx.snapshot.session_rows(), cx.call.now_ms)?;
     let message_id = added.message_id.clone();
     let injected = Fact::Injected {
         key_as_sent: params.session_key.0,

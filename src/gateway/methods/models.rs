@@ -65,7 +65,7 @@ fn list(gateway: &mut Gateway, call: &Call, params: ListParams) -> Result<Value,
         return Err(RpcError::invalid("invalid models.list params: must not be valid"));
     }
     if is_of_account {
-        return Err(RpcError::invalid("unknown auth profile: this gateway keeps no model accounts"));
+        return Err(no_account());
     }
     let is_of_session = params.session_key.is_some();
     let agent = match &params.session_key {
@@ -97,6 +97,16 @@ fn list(gateway: &mut Gateway, call: &Call, params: ListParams) -> Result<Value,
         set_default_models(&mut out);
     }
     Ok(out)
+}
+
+/// Refuses an account that a caller names.
+pub(super) fn no_account() -> RpcError {
+    RpcError::invalid("unknown auth profile: this gateway keeps no model accounts")
+}
+
+/// The models that a person may choose from for an agent.
+pub(super) fn choice(config: &Loaded, protocol: Protocol, agent: &str) -> Value {
+    catalog(config, protocol, &Ask { agent, view: View::Default, provider: None, has_details: false })
 }
 
 /// The agent a caller means; the default one when it names none.

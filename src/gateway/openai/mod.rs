@@ -269,6 +269,7 @@ fn begin(gateway: &mut Gateway, now: Now, caller: &Caller, request: &HttpRequest
         to: None,
         account_id: None,
         thread_id: None,
+        existing_only: false,
         received_ms: now.wall_ms,
         wish,
     };

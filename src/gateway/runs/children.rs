@@ -132,6 +132,7 @@ fn between(source: Source, to: SessionKey, from: &SessionKey, dedupe_key: &str, 
         to: None,
         account_id: None,
         thread_id: None,
+        existing_only: false,
         received_ms: now_ms,
         wish: Wish::default(),
     }
@@ -193,7 +194,7 @@ fn spawn(
     let mut facts = vec![Fact::Session {
         key: message.session.clone(),
         reason: "create",
-        row: row::wire_v4(&session, &row::Context::of(config), now_ms),
+        row: row::told_v4(db, &session, &row::Context::of(config), now_ms)?,
         updated_at: session.updated_ms,
         is_new: true,
     }];

@@ -11,7 +11,7 @@ use crate::agent::stop::Why;
 use crate::agent::talk::{Failure, FailureKind, Prices, Usage};
 use crate::agent::turn;
 use crate::intake::accept::run_key;
-use crate::intake::activity;
+use crate::intake::{Source, activity};
 use crate::protocol::error::RpcError;
 use crate::protocol::session_key::SessionKey;
 use crate::protocol::version::Protocol;
@@ -156,6 +156,10 @@ pub(super) fn close(
     let after = match has_place {
         true => db.session_update::<StoreError>(session.as_str(), now_ms, |row| {
             count(row, run_id, end);
+            if asked.source != Source::Chat {
+                // Whoever reads the session did not see it happen; an answer in a chat is read as it comes.
+                row.entry.insert("lastActivityAt".to_owned(), json!(now_ms));
+            }
             Ok(())
         })?,
         false => None,
@@ -374,7 +378,12 @@ fn count(row: &mut SessionRow, run_id: &str, end: &RunEnd) {
     };
     if let Some(load) = &end.load {
         row.entry.insert("contextBudgetStatus".to_owned(), budget(load, &row.session_id));
+        row.entry.insert("contextTokens".to_owned(), json!(load.window));
+        row.entry.insert("contextTokensSource".to_owned(), json!("resolved"));
     }
+    let begun_ms = json!(row.created_ms);
+    row.entry.entry("sessionStartedAt").or_insert(begun_ms);
+    row.entry.entry("compactionCount").or_insert(json!(0));
     row.tokens.input += end.usage.input;
     row.tokens.output += end.usage.output;
     // What the gateway said itself filled no context.
@@ -491,6 +500,7 @@ mod tests {
             to: None,
             account_id: None,
             thread_id: None,
+            existing_only: false,
             received_ms: 1,
             wish: crate::intake::Wish::default(),
         };

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use super::children;
-use super::close::Verdict;
+use super::close::{Verdict, close_sessions};
 use crate::agent::commands::{self, Effect, Given, Ground, Parsed};
 use crate::agent::models::{LazyModels, Models};
 use crate::agent::run::Judged as Decided;
@@ -27,7 +27,7 @@ use crate::gateway::inbound::{PastRun, Waiter};
 use crate::gateway::table::{self, Call, Need, Run, StoreCx, need};
 use crate::gateway::{Fact, Gateway, Snapshot};
 use crate::intake::accept::{self, Accepted, Begins, Judged, Stored};
-use crate::intake::{Message, Wish};
+use crate::intake::{Message, Source, Wish};
 use crate::protocol::error::{ErrorCode, RpcError};
 use crate::protocol::frame::Json;
 use crate::protocol::scope::Scope;
@@ -52,6 +52,8 @@ pub struct Orders {
     given: Vec<Given>,
     /// They stand among words for the agent.
     is_beside_words: bool,
+    /// How much the answer to the words is to be thought about, where the model may not be able to.
+    thinking: Option<&'static str>,
     call: Call,
 }
 
@@ -61,16 +63,21 @@ pub struct Orders {
 /// A directive among words asks for no more than the parameter of the same name does (`thinking`, `queueMode`, `model`),
 /// which whoever may send messages may give.
 pub(in crate::gateway) fn take(message: &mut Message, call: &Call) -> Option<Box<Orders>> {
-    let orders = |given, is_beside_words| Some(Box::new(Orders { given, is_beside_words, call: call.clone() }));
-    match commands::parse(&message.text) {
-        Parsed::Words => None,
-        Parsed::Commands(given) => orders(given, false),
+    let (given, is_beside_words) = match commands::parse(&message.text) {
+        Parsed::Words => (Vec::new(), true),
+        Parsed::Commands(given) => (given, false),
         Parsed::Mixed { given, text } => {
             message.text = text;
-            let rest: Vec<Given> = given.into_iter().filter(|given| !wish_for(&mut message.wish, given)).collect();
-            if rest.is_empty() { None } else { orders(rest, true) }
+            (given.into_iter().filter(|given| !wish_for(&mut message.wish, given)).collect(), true)
         }
+    };
+    // Somebody who chats sees what comes of a choice; a program that calls `agent` gets what the model can.
+    let is_chosen = is_beside_words && message.source == Source::Chat && message.wish.model.is_none();
+    let thinking = message.wish.thinking.as_deref().filter(|_| is_chosen).and_then(thinking::parse);
+    if given.is_empty() && thinking.is_none() {
+        return None;
     }
+    Some(Box::new(Orders { given, is_beside_words, thinking, call: call.clone() }))
 }
 
 /// Whether a message is `/stop` or one of its other names and nothing else.
@@ -141,8 +148,13 @@ pub(in crate::gateway) fn carry_out(
         Some(session) => session,
         None => transcript::fresh(&message.session, now_ms),
     };
-    let effects = scene.effects(&session, message, now_ms);
-    if scene.orders.is_beside_words {
+    let refused = scene.refuses_to_think(&session);
+    let is_refused = refused.is_some();
+    let effects = match refused {
+        Some(said) => vec![Effect::Text(said)],
+        None => scene.effects(&session, message, now_ms),
+    };
+    if scene.orders.is_beside_words && !is_refused {
         return beside_words(db, scene, &effects, judged, begins, now_ms);
     }
     let run = effects.iter().find_map(|effect| scene.run_of(effect, message));
@@ -177,6 +189,8 @@ pub(in crate::gateway) fn carry_out(
                 is_notice = true;
             }
             Effect::Abort => {
+                // Before its sender is told: a kill that comes now must not bring back what was stopped.
+                close_sessions(db, |own| *own == message.session, Some(stored.inbox_id), now_ms)?;
                 stops = true;
                 let said = if scene.is_busy { "Stopped what was running." } else { "Nothing is running." };
                 lines.push(said.to_owned());
@@ -200,7 +214,9 @@ pub(in crate::gateway) fn carry_out(
         let entry = db.session(message.session.as_str())?.map(|session| session.entry).unwrap_or_default();
         stored.wishes = scheduler::wishes(&entry);
         if begins == Begins::Now {
-            stored.added = Some(accept::begin(db, stored.inbox_id, &run, now_ms)?);
+            let added = accept::begin(db, stored.inbox_id, &run, now_ms)?;
+            stored.row = Some(row::told_v4(db, &added.session, &Context::of(&scene.snapshot.config), now_ms)?);
+            stored.added = Some(added);
         }
         facts.push(Fact::CarriedOut(Box::new(CarriedOut::Runs(Box::new(run), stored))));
         return Ok(facts);
@@ -215,7 +231,7 @@ pub(in crate::gateway) fn carry_out(
         Said { text, message: answer.message.clone(), session_id: answer.session.session_id.clone(), is_notice, stops };
     facts.push(Fact::CarriedOut(Box::new(CarriedOut::Said(said))));
     for added in [asked, answer] {
-        let row = row::wire_v4(&added.session, &Context::of(&scene.snapshot.config), now_ms);
+        let row = row::told_v4(db, &added.session, &Context::of(&scene.snapshot.config), now_ms)?;
         facts.extend(Fact::of_added(&message.session, added, "send", row));
     }
     Ok(facts)
@@ -231,13 +247,18 @@ fn beside_words(
     now_ms: i64,
 ) -> Result<Vec<Fact>, StoreError> {
     let message = judged.message;
-    let accepted = accept::accept(db, judged, begins, now_ms)?;
+    let mut accepted = accept::accept(db, judged, begins, now_ms)?;
+    if let Accepted::New(stored) = &mut accepted
+        && let Some(added) = &stored.added
+    {
+        stored.row = Some(row::told_v4(db, &added.session, &Context::of(&scene.snapshot.config), now_ms)?);
+    }
     let is_new = matches!(accepted, Accepted::New(_));
     let mut facts = vec![Fact::Accepted(Box::new(accepted))];
     for (idx, effect) in effects.iter().enumerate().filter(|_| is_new) {
         let Effect::Text(text) = effect else { continue };
         let added = add_answer(db, message, &format!("{}:command:{idx}", message.run_id), text, now_ms)?;
-        let row = row::wire_v4(&added.session, &Context::of(&scene.snapshot.config), now_ms);
+        let row = row::told_v4(db, &added.session, &Context::of(&scene.snapshot.config), now_ms)?;
         let shown = Fact::Injected {
             key_as_sent: message.session.as_str().to_owned(),
             key: message.session.clone(),
@@ -303,6 +324,16 @@ impl Scene {
             }
         };
         self.orders.given.iter().map(come_to).collect()
+    }
+
+    /// What is said instead of an answer that is to be thought about in a way that the session's model has none of.
+    fn refuses_to_think(&self, session: &crate::store::sessions::SessionRow) -> Option<String> {
+        let level = self.orders.thinking?;
+        let context = Context::of(&self.snapshot.config);
+        let model = context.model_of(session);
+        let levels = model.thinking_levels();
+        let name = model.name().filter(|_| !levels.contains(&level))?;
+        Some(format!("{name} cannot think at level \"{level}\". It knows: {}.", levels.join(", ")))
     }
 
     /// Whether the sender may: what the command's row says, and what the method says that does the same.
@@ -401,8 +432,8 @@ impl Gateway {
             match waiter {
                 Waiter::Call { key_as_sent: sent, .. } => sent.clone_into(&mut key_as_sent),
                 Waiter::Agent { conn, id, .. } => seconds.push((*conn, id.clone())),
-                // Neither takes orders.
-                Waiter::Hook { .. } | Waiter::OpenAi { .. } => {}
+                // The one is answered as it is; the others take no orders.
+                Waiter::First { .. } | Waiter::Hook { .. } | Waiter::OpenAi { .. } => {}
             }
         }
         self.tell_accepted(now, message, waiters);

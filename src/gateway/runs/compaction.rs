@@ -12,6 +12,7 @@ use super::lane;
 use crate::agent::run::{Ask, Outcome, RunEnd, RunInput};
 use crate::agent::stop::Stop;
 use crate::agent::turn::Compacted;
+use crate::gateway::broadcast::{self, For};
 use crate::gateway::dispatch::BUSY_RETRY_MS;
 use crate::gateway::effect::{Done, Effect, Job, Origin, RunNo, RunWork, Work};
 use crate::gateway::methods::sessions::change::count_compacted;
@@ -22,6 +23,7 @@ use crate::protocol::frame::Json;
 use crate::protocol::session_key::SessionKey;
 use crate::runtime::clock::Now;
 use crate::runtime::random;
+use crate::sessions::row;
 use crate::store::StoreError;
 use crate::store::transcript::{PageAt, PageLimits};
 
@@ -30,6 +32,8 @@ pub(super) struct Compaction {
     call: Call,
     session: SessionKey,
     session_id: Option<String>,
+    /// What clients call it.
+    operation_id: String,
     pub(super) stop: Stop,
 }
 
@@ -51,7 +55,10 @@ impl Gateway {
         let no = RunNo(self.runs.next_no);
         self.runs.next_no += 1;
         let key = session.as_str().to_owned();
-        let compaction = Compaction { call: call.clone(), session, session_id: None, stop: Stop::default() };
+        let operation_id = random::uuid();
+        let compaction =
+            Compaction { call: call.clone(), session, session_id: None, operation_id, stop: Stop::default() };
+        self.tell_operation(&compaction, json!({ "phase": "start" }));
         self.runs.compactions.insert(no, compaction);
         let work = Work::Query(Box::new(move |store| {
             let session_id = store.get()?.session(&key)?.map(|session| session.session_id);
@@ -115,7 +122,7 @@ impl Gateway {
             };
             return self.end_compaction(no, why);
         };
-        let Some(compaction) = self.leave_compaction(no) else { return };
+        let Some(compaction) = self.leave_compaction(no, None) else { return };
         let Compaction { call, session, session_id, .. } = compaction;
         let (snapshot, usage) = (self.snapshot(), end.usage);
         let origin = Origin::Request { conn: call.conn(), id: call.id.clone(), method: call.method };
@@ -141,18 +148,44 @@ impl Gateway {
 
     /// Ends one that changed nothing: `Ok` says why there was nothing to do.
     fn end_compaction(&mut self, no: RunNo, outcome: Result<&'static str, RpcError>) {
-        let Some(Compaction { call, session, .. }) = self.leave_compaction(no) else { return };
+        let why = match &outcome {
+            Ok(why) => (*why).to_owned(),
+            Err(error) => error.message.clone(),
+        };
+        let Some(Compaction { call, session, .. }) = self.leave_compaction(no, Some(why)) else { return };
         let answer = outcome.and_then(|why| {
             Json::of(&json!({ "ok": true, "key": session.as_str(), "compacted": false, "reason": why }))
         });
         self.answer_request(call.conn(), &call.id, answer);
     }
 
-    fn leave_compaction(&mut self, no: RunNo) -> Option<Compaction> {
+    /// One is over; `why_not` says why it changed nothing.
+    fn leave_compaction(&mut self, no: RunNo, why_not: Option<String>) -> Option<Compaction> {
         let compaction = self.runs.compactions.remove(&no)?;
+        let mut end = json!({ "phase": "end", "completed": why_not.is_none() });
+        if let Some(why) = why_not {
+            end["reason"] = json!(why);
+        }
+        self.tell_operation(&compaction, end);
         self.runs.scheduler.release(&compaction.session);
         self.runs.is_stirred = true;
         Some(compaction)
+    }
+
+    /// Tells who follows the session how far it has come (protocol 4).
+    fn tell_operation(&mut self, compaction: &Compaction, state: Value) {
+        let session = &compaction.session;
+        let mut payload = json!({
+            "operationId": compaction.operation_id,
+            "operation": "compact",
+            "sessionKey": session.as_str(),
+            "agentId": session.agent(),
+            "ts": self.now.wall_ms,
+        });
+        row::set_all(&mut payload, state);
+        if let Ok(payload) = Json::of(&payload) {
+            self.broadcast(&broadcast::SESSION_OPERATION, For::SessionMessages(session), &payload);
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::children;
 use super::close::{self, Items, Verdict, Whose, failed_end};
 use super::shown::{On, Shown, assistant};
+use super::stops::Ended;
 use super::{Again, Ending, Phase, WAITS_MAX, Wait};
 use crate::agent::run::{Outcome, RunEnd};
 use crate::agent::stop::Why;
@@ -90,7 +91,7 @@ impl Gateway {
             let closed = close::close(db, &whose, &end, now_ms)?;
             let mut facts = Vec::new();
             for added in closed.into_iter().filter(|added| !added.existed) {
-                let row = row::wire_v4(&added.session, &row::Context::of(&config), now_ms);
+                let row = row::told_v4(db, &added.session, &row::Context::of(&config), now_ms)?;
                 facts.extend(Fact::of_added(&message.session, added, "send", row));
             }
             facts.extend(children::announce(db, &config, &message, &end, now_ms)?);
@@ -112,15 +113,15 @@ impl Gateway {
         let Some(open) = self.runs.open.remove(&no) else { return };
         let Phase::Ending(ending) = open.phase else { return };
         let run_id = open.message.run_id.clone();
-        let end = match unwritten {
+        self.runs.forget(&open.message);
+        let end = match &unwritten {
             None => ending.end,
             // Its messages stay open in the inbox, and the next start takes them up.
             Some(why) => {
                 log::error!("the end of a run could not be written run={run_id}: {why}");
-                Arc::new(failed_end(why, now.wall_ms))
+                Arc::new(failed_end(why.clone(), now.wall_ms))
             }
         };
-        self.runs.forget(&open.message);
         self.runs.scheduler.ended(&run_id);
         self.runs.is_stirred = true;
         if let Outcome::Failed(_) = &end.outcome {
@@ -132,6 +133,12 @@ impl Gateway {
             None => self.show_end_unbegun(&open.message, &open.key_as_sent, &end),
         }
         self.tell_end(now, &open.message, session_id.as_deref(), &open.answers, &end);
+        let how = match (&unwritten, &end.outcome) {
+            (Some(why), _) => Ended::Unwritten(why),
+            (None, Outcome::Stopped { .. }) => Ended::Stopped,
+            (None, _) => Ended::Otherwise,
+        };
+        self.tell_stops(&run_id, how);
         let lost: Vec<RunNo> = self
             .runs
             .open

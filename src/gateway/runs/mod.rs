@@ -4,8 +4,9 @@
 //! comes. Its run goes on on a thread of its own and tells what happens in it. Its end is written down first, and
 //! only then told. So a crash at any instant leaves the message in the inbox, open, and the next start takes it up.
 //!
-//! [`turns`] begins and stops, [`steps`] writes meanwhile, [`shown`] is what clients see, [`close`] what is written at the end,
-//! and [`ends`] tells of it. [`children`] are runs that a run starts. [`commands`] carries out what a message orders.
+//! [`turns`] begins and stops, [`stops`] answers who asked for that, [`steps`] writes meanwhile, [`shown`] is what clients
+//! see, [`close`] what is written at the end, and [`ends`] tells of it. [`children`] are runs that a run starts.
+//! [`commands`] carries out what a message orders.
 //!
 //! **Invariant:** a run that was accepted is in `open` until its end is told, and has exactly one.
 
@@ -16,6 +17,7 @@ mod compaction;
 mod ends;
 mod shown;
 pub mod steps;
+pub mod stops;
 mod turns;
 
 use std::collections::BTreeMap;
@@ -24,7 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use self::shown::{On, Shown};
 use super::effect::{Done, Origin, RUN_THREADS_MAX, RunNo, Steered};
@@ -43,6 +45,7 @@ use crate::protocol::error::RpcError;
 use crate::protocol::frame::Json;
 use crate::protocol::session_key::SessionKey;
 use crate::runtime::clock::Now;
+use crate::sessions::history;
 use crate::sessions::row::{self, OpenRuns};
 use crate::sessions::scheduler::{Item, Limits, Merge, RunLane, Scheduler, summary_line};
 
@@ -190,6 +193,8 @@ pub struct Runs {
     by_id: BTreeMap<String, RunNo>,
     next_no: u64,
     waits: Vec<Wait>,
+    /// Calls that stopped runs and wait for their ends.
+    stops: Vec<stops::StopWait>,
     /// Summaries that are made for callers; each has a reserved place, so there are no more than runs.
     compactions: BTreeMap<RunNo, compaction::Compaction>,
     models: Arc<LazyModels>,
@@ -226,6 +231,7 @@ impl Runs {
             by_id: BTreeMap::new(),
             next_no: 1,
             waits: Vec::new(),
+            stops: Vec::new(),
             compactions: BTreeMap::new(),
             listed: Arc::default(),
             models: models(config, inputs),
@@ -313,6 +319,20 @@ impl Runs {
         self.by_id.contains_key(run_id)
     }
 
+    /// A session's row was told, which its runs tell again beside their tools.
+    pub(super) fn note_row(&mut self, session: &SessionKey, row: &Value) {
+        for open in self.open.values_mut().filter(|open| open.message.session == *session) {
+            if let Phase::Going(going) = &mut open.phase {
+                going.shown.row = Some(row.clone());
+            }
+        }
+    }
+
+    /// Whether something goes on in a session.
+    pub(super) fn is_busy(&self, session: &SessionKey) -> bool {
+        self.scheduler.active_run(session).is_some()
+    }
+
     /// How many go on or are being written down, and how many wait.
     pub fn counts(&self) -> (usize, usize) {
         let n_waiting = self.open.values().filter(|open| matches!(open.phase, Phase::Waiting)).count();
@@ -358,6 +378,10 @@ impl Runs {
         assert_eq!(self.open.len(), self.by_id.len(), "every open run is found by its id");
         assert_eq!(self.open.len(), self.listed.n_runs(), "and is shown beside its session");
         assert!(self.waits.len() <= WAITS_MAX, "who waits is bounded");
+        assert!(self.stops.len() <= stops::STOPS_MAX, "and who waits for what he stopped");
+        for left in self.stops.iter().flat_map(stops::StopWait::left) {
+            assert!(self.by_id.contains_key(left), "what is waited for is still to end");
+        }
         for (no, open) in &self.open {
             if let Phase::Merged(into) = open.phase {
                 let into = self.open.get(&into).expect("a message is answered with a run that is open");
@@ -534,6 +558,7 @@ impl Gateway {
             RunEvent::ToolEnd { id, name, text, is_error } => {
                 let data = json!({
                     "phase": "result", "name": name, "toolCallId": id, "isError": is_error,
+                    "commandBearing": name == history::COMMAND_TOOL,
                     "result": { "content": [{ "type": "text", "text": text }] },
                 });
                 self.tool_event(shown, starter, &data, at);

@@ -16,6 +16,7 @@ use crate::protocol::frame::Json;
 use crate::protocol::session_key::SessionKey;
 use crate::protocol::version::Protocol;
 use crate::runtime::clock::Now;
+use crate::sessions::row;
 
 /// At most one piece of an answer in this time, to clients of protocol 4.
 pub(super) const PACE_V4: Duration = Duration::from_millis(75);
@@ -48,6 +49,8 @@ pub(super) struct Shown {
     part: u32,
     /// `provider`, `model` as last told.
     pub(super) model: Option<(String, String)>,
+    /// The session's row as it was last told, for clients that follow a run by its tools.
+    pub(super) row: Option<Value>,
 }
 
 impl Shown {
@@ -66,6 +69,7 @@ impl Shown {
             next_v3: now.mono,
             part: 1,
             model: None,
+            row: None,
         }
     }
 
@@ -150,7 +154,7 @@ impl Gateway {
         let starter = starter.filter(|conn| self.clients.ready(*conn).is_some_and(|ready| wants(&ready.caller)));
         if let Some(conn) = starter {
             let protocol = self.clients.ready(conn).map_or(Protocol::V4, |ready| ready.caller.protocol);
-            let mut payload = agent_payload(shown, protocol, "tool", data, now_ms);
+            let mut payload = tool_payload(shown, protocol, data, now_ms);
             if protocol == Protocol::V3
                 && let Some(data) = payload["data"].as_object_mut()
             {
@@ -164,7 +168,7 @@ impl Gateway {
         }
         let to = For::SessionListBut(starter);
         if self.is_heard(&broadcast::SESSION_TOOL, to)
-            && let Ok(payload) = Json::of(&agent_payload(shown, Protocol::V4, "tool", data, now_ms))
+            && let Ok(payload) = Json::of(&tool_payload(shown, Protocol::V4, data, now_ms))
         {
             self.broadcast(&broadcast::SESSION_TOOL, to, &payload);
         }
@@ -182,7 +186,7 @@ impl Gateway {
             payload["agentId"] = json!(shown.session.agent());
         }
         payload["seq"] = json!(seq);
-        crate::sessions::row::set_all(&mut payload, state.clone());
+        row::set_all(&mut payload, state.clone());
         if let Ok(payload) = Json::of(&payload) {
             self.broadcast(&broadcast::CHAT, to, &payload);
         }
@@ -229,6 +233,21 @@ impl Gateway {
     }
 }
 
+/// What is told of a tool; on protocol 4 with the row of the session.
+fn tool_payload(shown: &Shown, protocol: Protocol, data: &Value, now_ms: i64) -> Value {
+    let mut payload = agent_payload(shown, protocol, "tool", data, now_ms);
+    if let (Protocol::V4, Some(row)) = (protocol, &shown.row) {
+        let mut beside = row::beside(row.clone());
+        beside["startedAt"] = json!(shown.began_ms);
+        if let Some((provider, model)) = &shown.model {
+            row::set_all(&mut beside, json!({ "activeModelProvider": provider, "activeModel": model }));
+        }
+        row::set_all(&mut beside, payload);
+        payload = beside;
+    }
+    payload
+}
+
 fn agent_payload(shown: &Shown, protocol: Protocol, stream: &str, data: &Value, now_ms: i64) -> Value {
     let seq = shown.seq[usize::from(protocol == Protocol::V4)];
     let mut payload = json!({
@@ -241,8 +260,8 @@ fn agent_payload(shown: &Shown, protocol: Protocol, stream: &str, data: &Value, 
     });
     match protocol {
         Protocol::V3 => {
-            // Its clients know neither field.
-            for unknown in ["itemId", "replace"] {
+            // Its clients know none of them.
+            for unknown in ["itemId", "replace", "commandBearing"] {
                 if let Some(data) = payload["data"].as_object_mut() {
                     data.remove(unknown);
                 }

@@ -54,7 +54,7 @@ pub fn record(
             {
                 added.session = counted;
             }
-            let row = row::wire_v4(&added.session, &row::Context::of(config), now_ms);
+            let row = row::told_v4(db, &added.session, &row::Context::of(config), now_ms)?;
             facts.extend(Fact::of_added(session, added, "send", row));
             for judged in &record.judged {
                 let Judged { request, decision, preview } = judged;
@@ -108,7 +108,7 @@ pub fn take(
         true => accept::join(db, *inbox_id, turn_id, message, now_ms)?,
         false => accept::enter(db, message, now_ms)?,
     };
-    let row = row::wire_v4(&added.session, &row::Context::of(config), now_ms);
+    let row = row::told_v4(db, &added.session, &row::Context::of(config), now_ms)?;
     let facts = Fact::of_added(&message.session, added, "send", row);
     Ok(facts.into_iter().chain([Fact::Steered { no: *no, into }]).collect())
 }

@@ -193,7 +193,7 @@ impl Gateway {
             let session_id = added.session.session_id.clone();
             let mut facts = vec![Fact::TurnBegan { session_id }];
             if !added.existed {
-                let row = row::wire_v4(&added.session, &row::Context::of(&config), now_ms);
+                let row = row::told_v4(db, &added.session, &row::Context::of(&config), now_ms)?;
                 facts.extend(Fact::of_added(&message.session, added, "send", row));
             }
             Ok(Done { answer: None, facts })

@@ -20,7 +20,7 @@ const PHASES = {
   memory_flushing: "Saving memories",
   starting_model: "Asking the model",
 };
-const WHO = { user: "You", assistant: "Assistant", toolResult: "Tool result" };
+const WHO = { user: "You", assistant: "Assistant", toolResult: "Tool result", system: "Conversation" };
 const STATES = { sending: "sending", failed: "not sent", streaming: "writing", aborted: "stopped", error: "failed" };
 
 export function chatView({ gateway, announce }) {

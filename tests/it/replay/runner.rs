@@ -104,6 +104,8 @@ pub(super) enum Part {
     Context,
 }
 
+/// Longest wait at the end of a scenario for a run it began.
+const RUN_END_TIME: Duration = Duration::from_secs(2);
 /// Longest wait for an answer in a scenario that is only context.
 const CONTEXT_TIMEOUT: Duration = Duration::from_millis(1000);
 /// Longest wait there for what may not come at all.
@@ -153,10 +155,29 @@ impl Runner {
             return scenario.steps.iter().map(|_| unheard()).collect();
         }
         let start = self.inbox.len();
-        let observations = scenario.steps.iter().map(|step| self.step(step, start)).collect();
+        let observations: Vec<Observation> = scenario.steps.iter().map(|step| self.step(step, start)).collect();
+        self.let_runs_end(start, &observations);
         self.connections.retain(|name, _| name == DEFAULT_CONNECTION);
         self.started.clear();
         observations
+    }
+
+    /// Lets the runs that a scenario began come to their end: whoever recorded did not go on as fast as this does.
+    fn let_runs_end(&self, start: usize, observations: &[Observation]) {
+        let begun = observations.iter().filter_map(|observation| match &observation.response {
+            Response::Answer { frame, .. } => {
+                let begun = ["accepted", "started"].iter().any(|status| frame["payload"]["status"] == *status);
+                frame["payload"]["runId"].as_str().filter(|_| begun)
+            }
+            _ => None,
+        });
+        for run_id in begun {
+            let deadline = Instant::now() + RUN_END_TIME;
+            self.inbox.wait(start, deadline, |arrival| {
+                let chat = arrival.event("chat").filter(|chat| chat["runId"] == run_id)?;
+                ["final", "error", "aborted"].iter().any(|state| chat["state"] == *state).then_some(())
+            });
+        }
     }
 
     fn has_default_connection(&mut self) -> bool {

@@ -8,7 +8,7 @@ use crate::gateway::runs::close::close_sessions;
 use crate::gateway::table::{Call, StoreCx};
 use crate::gateway::{Done, Effect, Fact, Gateway, Job, Origin, Work};
 use crate::protocol::error::RpcError;
-use crate::protocol::frame::Json;
+use crate::protocol::frame::{Json, error_shape};
 use crate::protocol::params::{Any, Count, Int, Issues, NonEmpty, Param, Params, Patch};
 use crate::protocol::session_key::SessionKey;
 use crate::protocol::version::Protocol;
@@ -217,7 +217,7 @@ pub(super) fn touched(
     reason: &'static str,
     is_new: bool,
 ) -> Result<Fact, StoreError> {
-    let mut row = row::wire_v4(session, &cx.snapshot.session_rows(), cx.call.now_ms);
+    let mut row = row::told_v4(cx.db, session, &cx.snapshot.session_rows(), cx.call.now_ms)?;
     row["derivedTitle"] = json!(list::title(cx.db, session)?);
     Ok(Fact::Session { key: key.clone(), reason, row, updated_at: session.updated_ms, is_new })
 }
@@ -284,11 +284,7 @@ pub(super) fn patch_many(cx: StoreCx<'_>, params: PatchManyParams) -> Result<(Va
                 facts.extend(changed.facts);
             }
             Err(error) => {
-                let error = RpcError::from(error);
-                let mut why = json!({ "code": error.code.as_str(), "message": error.message });
-                if let Some(details) = error.details {
-                    why["details"] = details;
-                }
+                let why = error_shape(&RpcError::from(error), cx.call.protocol());
                 outcomes.push(json!({ "ok": false, "key": target.key.0, "error": why }));
             }
         }

@@ -4,11 +4,19 @@ use serde_json::{Map, Value, json};
 
 use super::change::touched;
 use super::{Keyed, audit, groups, session_key, whole_key};
-use crate::gateway::Fact;
-use crate::gateway::table::StoreCx;
+use crate::gateway::inbound::Waiter;
+use crate::gateway::methods::chat::{Words, run_id};
+use crate::gateway::runs::commands;
+use crate::gateway::table::{Call, StoreCx};
+use crate::gateway::{Done, Effect, Fact, Gateway, Job, Origin, Snapshot, Work};
+use crate::intake::Message;
+use crate::intake::uploads::Uploads;
+use crate::protocol::ConnId;
 use crate::protocol::error::RpcError;
+use crate::protocol::frame::{Json, error_shape};
 use crate::protocol::params::{Any, Count, Issues, NonEmpty, Params, Text};
 use crate::protocol::session_key::{SessionKey, agent_id};
+use crate::protocol::version::Protocol;
 use crate::runtime::random;
 use crate::sessions::patch::{self as rules, Change};
 use crate::sessions::{list, row, transcript};
@@ -42,12 +50,13 @@ crate::params! {
         // What concerns hooks and runs that do not exist in this build changes nothing.
         emit_command_hooks: Option<bool> = "emitCommandHooks",
         succeeds_parent: Option<bool> = "succeedsParent",
+        // What is said in it at once; `task` is an older name of it.
         timeout_ms: Option<Count> = "timeoutMs",
-        // What a session cannot be in this build is refused by name, rather than made as something else.
         task: Option<String> = "task",
         message: Option<String> = "message",
         mentions: Option<Vec<Any>> = "mentions",
         attachments: Option<Vec<Any>> = "attachments",
+        // What a session cannot be in this build is refused by name, rather than made as something else.
         fork: Option<bool> = "fork",
         fork_from: Option<String> = "forkFrom",
         incognito: Option<bool> = "incognito",
@@ -69,13 +78,8 @@ impl Place {
     /// The first thing asked for that this build cannot do.
     fn unbuilt(&self) -> Option<&'static str> {
         let said = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.trim().is_empty());
-        let some = |list: &Option<Vec<Any>>| list.as_ref().is_some_and(|list| !list.is_empty());
         let is = |flag: Option<bool>| flag == Some(true);
         let asked = [
-            ("task", said(&self.task)),
-            ("message", said(&self.message)),
-            ("mentions", some(&self.mentions)),
-            ("attachments", some(&self.attachments)),
             ("fork", is(self.fork)),
             ("forkFrom", said(&self.fork_from)),
             ("incognito", is(self.incognito)),
@@ -92,6 +96,31 @@ impl Place {
             ("cwd", self.cwd.is_some()),
         ];
         asked.iter().find(|(_, asked)| *asked).map(|(name, _)| *name)
+    }
+
+    /// What is said in it at once; `None`: nothing.
+    fn first_words(&mut self) -> Option<Words> {
+        let is_said = |text: &String| !text.trim().is_empty();
+        let text = self.message.take().filter(is_said).or_else(|| self.task.take().filter(is_said));
+        let attachments = self.attachments.take().filter(|list| !list.is_empty());
+        if text.is_none() && attachments.is_none() {
+            return None;
+        }
+        // The same call again says the same message again.
+        let run_id = self.idempotency_key.as_ref().map_or_else(random::uuid, |key| format!("{}:first", key.0));
+        Some(Words {
+            text: text.unwrap_or_default(),
+            run_id,
+            thinking: None,
+            timeout_ms: self.timeout_ms,
+            attachments,
+            queue_mode: None,
+            channel: None,
+            to: None,
+            account_id: None,
+            thread_id: None,
+            existing_only: true,
+        })
     }
 }
 
@@ -116,52 +145,146 @@ impl Params for CreateParams {
     }
 }
 
-/// Makes a session, or answers with the one that is there.
-pub(super) fn create(cx: StoreCx<'_>, params: Keyed<CreateParams>) -> Result<(Value, Vec<Fact>), StoreError> {
-    let CreateParams { place, first } = params.0;
-    if let Some(name) = place.unbuilt() {
-        return Err(RpcError::unavailable(format!("sessions.create cannot take {name} in this build")).into());
-    }
-    let agents = &cx.snapshot.config.settings.agents;
-    if let Some(agent) = &place.agent_id
-        && agents.get(&agent_id(&agent.0)).is_none()
-    {
-        return Err(RpcError::invalid(format!("Unknown agent id \"{}\"", agent.0)).into());
-    }
-    let idempotency_key = place.idempotency_key.as_ref().map(|key| format!("sessions.create:{}", key.0));
-    if let Some(idempotency_key) = &idempotency_key
-        && let Begun::Existing(before) = cx.db.idempotency_begin(idempotency_key, cx.call.now_ms)?
-    {
-        // The work and its record are one transaction, so a record without an answer was one too large to keep.
-        let made = before.response.and_then(|response| serde_json::from_str(&response).ok());
-        return made
-            .map(|made| (made, Vec::new()))
-            .ok_or_else(|| RpcError::invalid("the session was created before; its record is gone").into());
-    }
-    let key = place_key(&cx, &place)?;
-    let known = cx.db.session(key.as_str())?;
-    let is_new = known.is_none();
-    let session = match known {
-        Some(session) => session,
-        None => make(&cx, &key, &place, &first)?,
+/// Makes a session, or answers with the one that is there. What is said in it at once goes the way of every message as
+/// soon as the session is on disk, and the answer tells what became of it.
+pub(super) fn create(gateway: &mut Gateway, call: &Call, params: Keyed<CreateParams>) -> Result<(), RpcError> {
+    let (snapshot, call) = (gateway.snapshot(), call.clone());
+    let plan = Plan::new(&snapshot, &call, params)?;
+    let (conn, id) = (call.conn(), call.id.clone());
+    let origin = match plan.words {
+        Some(_) => Origin::Creation { conn, id },
+        None => Origin::Request { conn, id, method: call.method },
     };
-    let answer = answer(&cx, &session);
-    if let Some(idempotency_key) = &idempotency_key {
-        cx.db.idempotency_finish(idempotency_key, Ok(&answer.to_string()), cx.call.now_ms)?;
+    let work = Work::Store(Box::new(move |db| {
+        let cx = StoreCx { db, snapshot, call: call.clone(), ordered_by: None };
+        let (answer, mut facts) = plan.write(&cx)?;
+        let Some((mut message, uploads)) = plan.words else {
+            return Ok(Done { answer: Some(Json::of(&answer)?), facts });
+        };
+        // A call that came before made it under another key.
+        if let Some(made) = answer["key"].as_str() {
+            message.session = SessionKey::stored(made.to_owned());
+        }
+        facts.push(Fact::FirstWords(Box::new(FirstWords { call, answer, message, uploads })));
+        Ok(Done { answer: None, facts })
+    }));
+    gateway.effects.push_back(Effect::Start(Job { origin, work }));
+    Ok(())
+}
+
+/// What is to be made.
+pub(super) struct Plan {
+    key: SessionKey,
+    place: Place,
+    first: Vec<Change>,
+    /// What is said in it at once.
+    words: Option<(Message, Uploads)>,
+}
+
+impl Plan {
+    /// What cannot be made or said is refused before anything is written.
+    pub(super) fn new(snapshot: &Snapshot, call: &Call, params: Keyed<CreateParams>) -> Result<Plan, RpcError> {
+        let CreateParams { mut place, first } = params.0;
+        if let Some(name) = place.unbuilt() {
+            return Err(RpcError::unavailable(format!("sessions.create cannot take {name} in this build")));
+        }
+        let agents = &snapshot.config.settings.agents;
+        if let Some(agent) = &place.agent_id
+            && agents.get(&agent_id(&agent.0)).is_none()
+        {
+            return Err(RpcError::invalid(format!("Unknown agent id \"{}\"", agent.0)));
+        }
+        let key = place_key(snapshot, &place)?;
+        if let Some(key) = &place.idempotency_key {
+            run_id(key.0.clone())?;
+        }
+        let words = place.first_words().map(|words| words.message(call, key.clone())).transpose()?;
+        Ok(Plan { key, place, first, words })
     }
-    let mut facts = Vec::new();
-    if is_new {
-        facts.push(touched(&cx, &key, &session, "create", true)?);
-        facts.extend(groups::register(&cx, &session)?);
+
+    /// The session, made now or before, and what that changed.
+    pub(super) fn write(&self, cx: &StoreCx<'_>) -> Result<(Value, Vec<Fact>), StoreError> {
+        let Plan { key, place, first, .. } = self;
+        let idempotency_key = place.idempotency_key.as_ref().map(|key| format!("sessions.create:{}", key.0));
+        if let Some(idempotency_key) = &idempotency_key
+            && let Begun::Existing(before) = cx.db.idempotency_begin(idempotency_key, cx.call.now_ms)?
+        {
+            // The work and its record are one transaction, so a record without an answer was one too large to keep.
+            let made = before.response.and_then(|response| serde_json::from_str(&response).ok());
+            return made
+                .map(|made| (made, Vec::new()))
+                .ok_or_else(|| RpcError::invalid("the session was created before; its record is gone").into());
+        }
+        let known = cx.db.session(key.as_str())?;
+        let is_new = known.is_none();
+        let session = match known {
+            Some(session) => session,
+            None => make(cx, key, place, first)?,
+        };
+        let answer = answer(cx, &session);
+        if let Some(idempotency_key) = &idempotency_key {
+            cx.db.idempotency_finish(idempotency_key, Ok(&answer.to_string()), cx.call.now_ms)?;
+        }
+        let mut facts = Vec::new();
+        if is_new {
+            facts.push(touched(cx, key, &session, "create", true)?);
+            facts.extend(groups::register(cx, &session)?);
+        }
+        Ok((answer, facts))
     }
-    Ok((answer, facts))
+}
+
+/// What is said in a session that was made for it.
+pub struct FirstWords {
+    /// Who made it.
+    call: Call,
+    /// The answer, but for what became of the message.
+    answer: Value,
+    message: Message,
+    uploads: Uploads,
+}
+
+impl std::fmt::Debug for FirstWords {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FirstWords").field("message", &self.message).finish_non_exhaustive()
+    }
+}
+
+impl Gateway {
+    /// The session is on disk: the message follows.
+    pub(in crate::gateway) fn say_first(&mut self, first: FirstWords) {
+        let FirstWords { call, answer, mut message, uploads } = first;
+        let orders = commands::take(&mut message, &call);
+        let waiter = Waiter::First { conn: call.conn(), id: call.id.clone(), made: answer.clone() };
+        if let Err(error) = self.receive(message, uploads, orders, waiter) {
+            self.tell_first(call.conn(), &call.id, answer, Err(error));
+        }
+    }
+
+    /// Answers with the session that was made, and what became of its first message: its run, or why it has none.
+    pub(in crate::gateway) fn tell_first(
+        &mut self,
+        conn: ConnId,
+        id: &str,
+        mut made: Value,
+        outcome: Result<Value, RpcError>,
+    ) {
+        match outcome {
+            Ok(run) => {
+                made["runStarted"] = json!(run["status"] == "started");
+                row::set_all(&mut made, run);
+            }
+            Err(error) => made["runError"] = error_shape(&error, Protocol::V4),
+        }
+        self.answer_request(conn, id, Json::of(&made));
+    }
 }
 
 /// The key asked for, or one of its own under the agent.
-fn place_key(cx: &StoreCx<'_>, place: &Place) -> Result<SessionKey, RpcError> {
+fn place_key(snapshot: &Snapshot, place: &Place) -> Result<SessionKey, RpcError> {
     match &place.key {
-        Some(key) => whole_key(key, place.agent_id.as_ref(), &cx.snapshot.keys),
-        None => session_key(&format!("dashboard:{}", random::uuid()), place.agent_id.as_ref(), &cx.snapshot.keys),
+        Some(key) => whole_key(key, place.agent_id.as_ref(), &snapshot.keys),
+        None => session_key(&format!("dashboard:{}", random::uuid()), place.agent_id.as_ref(), &snapshot.keys),
     }
 }
 

@@ -7,7 +7,7 @@ use crate::gateway::Snapshot;
 use crate::gateway::table::{Call, QueryCx};
 use crate::protocol::error::RpcError;
 use crate::protocol::params::{Count, Int, Issues, Loose, NonEmpty, Object, Param, Positive};
-use crate::protocol::session_key::agent_id;
+use crate::protocol::session_key::{SessionKey, agent_id};
 use crate::protocol::version::Protocol;
 use crate::sessions::resolve::{Found, Selector};
 use crate::sessions::{history, list as beside, preview as previews, resolve as resolving, row};
@@ -382,9 +382,8 @@ pub(super) fn resolve(cx: QueryCx<'_>, params: Keyed<ResolveParams>) -> Result<V
     match found {
         Ok(Found::One(session)) => Ok(resolved(&session, protocol)),
         Ok(Found::Several(sessions)) => {
-            let wanted = params.slug_hint.as_ref().map(|slug| slug.0.trim().to_lowercase());
-            let mut fits = sessions.iter().filter(|session| wanted.is_some() && slug(session) == wanted);
-            if let (Some(session), None) = (fits.next(), fits.next()) {
+            let hint = params.slug_hint.as_ref().map(|slug| slug.0.as_str());
+            if let Some(session) = hinted(&sessions, hint) {
                 return Ok(resolved(session, protocol));
             }
             let candidates: Vec<Value> = sessions.iter().map(candidate).collect();
@@ -393,6 +392,33 @@ pub(super) fn resolve(cx: QueryCx<'_>, params: Keyed<ResolveParams>) -> Result<V
         Err(_) if params.allow_missing == Some(true) => Ok(json!({ "ok": false })),
         Err(why) => Err(RpcError::invalid(why)),
     }
+}
+
+/// The one of several sessions whose name is hinted at.
+fn hinted<'s>(sessions: &'s [SessionRow], hint: Option<&str>) -> Option<&'s SessionRow> {
+    let wanted = hint.map(|slug| slug.trim().to_lowercase());
+    let mut fits = sessions.iter().filter(|session| wanted.is_some() && slug(session) == wanted);
+    fits.next().filter(|_| fits.next().is_none())
+}
+
+/// The session of an agent that a short id means.
+pub(in crate::gateway::methods) fn by_short_id(
+    db: &Queries,
+    short_id: Option<String>,
+    agent_id: Option<String>,
+    hint: Option<&str>,
+) -> Result<SessionKey, RpcError> {
+    let filter = SessionFilter { agent_id, ..SessionFilter::default() };
+    let selector = Selector { short_id, filter, ..Selector::default() };
+    let found = match resolving::find(db, &selector, Protocol::V4)? {
+        Ok(Found::One(session)) => Ok(session.key),
+        Ok(Found::Several(sessions)) => match hinted(&sessions, hint) {
+            Some(session) => Ok(session.key.clone()),
+            None => Err("several sessions could be meant; use the whole key".to_owned()),
+        },
+        Err(why) => Err(why),
+    };
+    found.map(SessionKey::stored).map_err(RpcError::invalid)
 }
 
 /// The answer for one session. Protocol 4's schema allows these fields and no others.

@@ -1,7 +1,8 @@
 //! Sessions: finding them, changing them, following them.
 //!
-//! [`find`] holds the readers, [`change`] what writes, [`create`] what makes new ones, [`branch`] the ways back in a
-//! conversation, [`groups`] the groups of the list, [`files`] the files a session is about, [`follow`] the subscriptions. A
+//! [`find`] holds the readers, [`change`] what writes, [`create`] what makes new ones, [`talk`] what is said in them,
+//! [`branch`] the ways back in a conversation, [`groups`] the groups of the list, [`files`] the files a session is about,
+//! [`follow`] the subscriptions. A
 //! write answers once it is durable, leaves a record in the audit trail in the same transaction, and reports a fact from
 //! which `sessions.changed` is told.
 
@@ -13,6 +14,7 @@ pub mod find;
 pub mod follow;
 pub mod groups;
 pub mod scope;
+pub mod talk;
 
 use serde_json::{Map, Value};
 
@@ -32,7 +34,10 @@ crate::methods! {
     "sessions.resolve",              Never, need::READ,  need::SESSIONS_READ,  Query find::resolve;
     "sessions.describe",             V4,    need::READ,  need::SESSIONS_READ,  Query find::describe;
     "sessions.get",                  Never, need::READ,  need::SESSIONS_READ,  Query find::get;
-    "sessions.create",               V4,    need::ADMIN, scope::CREATE,        Store create::create;
+    "sessions.create",               V4,    need::ADMIN, scope::CREATE,        Flow  create::create;
+    "sessions.send",                 V4,    need::ADMIN, need::SESSIONS_WRITE, Flow  talk::send;
+    "sessions.steer",                Never, need::ADMIN, need::SESSIONS_WRITE, Flow  talk::steer;
+    "sessions.abort",                V4,    need::ADMIN, need::SESSIONS_WRITE, Flow  talk::abort;
     "sessions.patch",                Both,  need::ADMIN, scope::PATCH,         Store change::patch;
     "sessions.patchMany",            V4,    need::ADMIN, scope::PATCH_MANY,    Store change::patch_many;
     "sessions.reset",                Both,  need::ADMIN, need::ADMIN,          Store change::reset;

@@ -14,7 +14,7 @@ use crate::protocol::connect::{ClientId, ClientMode};
 use crate::protocol::error::RpcError;
 use crate::protocol::scope::{Role, Scopes};
 use crate::protocol::version::Protocol::{self, V3, V4};
-use crate::sessions::transcript;
+use crate::sessions::{row, transcript};
 use crate::store::StoreError;
 use crate::store::dir::StateDir;
 use crate::store::open::{Database, OnDamage};
@@ -95,7 +95,22 @@ impl World {
         Ok(answer)
     }
 
+    /// What `sessions.create` does on the store.
+    fn create(&mut self, protocol: Protocol, params: &Value) -> Result<Value, RpcError> {
+        let call = self.call_of(protocol, "sessions.create");
+        let params = crate::protocol::params::decode("sessions.create", Some(&params.to_string()), protocol)?;
+        let plan = super::create::Plan::new(&self.snapshot, &call, params)?;
+        let snapshot = self.snapshot.clone();
+        let written = self.database.write(|db| plan.write(&StoreCx { db, snapshot, call, ordered_by: None }));
+        let (answer, facts) = written.map_err(|error: StoreError| RpcError::from(error))?;
+        self.facts = facts;
+        Ok(answer)
+    }
+
     fn call(&mut self, protocol: Protocol, name: &str, params: Value) -> Result<Value, RpcError> {
+        if name == "sessions.create" {
+            return self.create(protocol, &params);
+        }
         let method = table::find(name).unwrap_or_else(|| panic!("{name} is a method"));
         let call = self.call_of(protocol, method.name);
         let (snapshot, raw) = (self.snapshot.clone(), params.to_string());
@@ -566,8 +581,8 @@ fn a_session_is_made_once_with_what_it_begins_with() {
     assert_ne!(world.ok(V4, "sessions.create", json!({ "agentId": "ops" }))["key"], first["key"]);
 
     world.refused(V4, "sessions.create", json!({ "agentId": "nobody" }), "Unknown agent id \"nobody\"");
-    let run = json!({ "message": "hi" });
-    world.refused(V4, "sessions.create", run, "sessions.create cannot take message in this build");
+    let run = json!({ "fork": true });
+    world.refused(V4, "sessions.create", run, "sessions.create cannot take fork in this build");
     assert_eq!(world.ok(V4, "sessions.describe", json!({ "key": "b" })), json!({ "session": null }));
 }
 
@@ -605,12 +620,37 @@ fn a_preview_tells_what_can_be_shown_of_each_session() {
 #[test]
 fn a_row_of_protocol_4_says_whether_there_is_something_to_read() {
     let mut world = World::new();
-    world.say("a", "assistant", "news");
+    world.say("a", "user", "what it was made with");
     let row = |world: &mut World| world.ok(V4, "sessions.describe", json!({ "key": "a" }))["session"].clone();
+    assert_eq!(row(&mut world)["unread"], false);
+    world.say("a", "user", "news");
     assert_eq!(row(&mut world)["unread"], true);
     world.ok(V4, "sessions.patch", json!({ "key": "a", "unread": false }));
     assert_eq!(row(&mut world)["unread"], false);
-    world.say("a", "assistant", "more");
+    world.say("a", "user", "more");
     assert_eq!(row(&mut world)["unread"], true);
     assert!(world.dir.path().join("state").exists());
+}
+
+#[test]
+fn an_event_carries_the_rows_of_a_sessions_parents_and_no_more_of_them_than_that() {
+    let mut world = World::new();
+    let n_deep = row::ANCESTORS_MAX + 3;
+    for depth in 0..n_deep {
+        let parent = format!("agent:main:d{}", depth.max(1) - 1);
+        world.ok(V4, "sessions.create", json!({ "key": format!("d{depth}"), "parentSessionKey": parent }));
+    }
+    let told = |world: &World| match world.facts.as_slice() {
+        [Fact::Session { row, .. }] => row::beside(row.clone()),
+        other => panic!("{other:?}"),
+    };
+    let last = told(&world);
+    let above: Vec<&str> =
+        last["ancestorSessions"].as_array().unwrap().iter().map(|row| row["key"].as_str().unwrap()).collect();
+    let nearest: Vec<String> = (0..row::ANCESTORS_MAX).map(|n| format!("agent:main:d{}", n_deep - 2 - n)).collect();
+    assert_eq!(above, nearest);
+    assert!(last["session"].get("ancestorSessions").is_none(), "they stand beside the row");
+    // One that is its own parent has none above it.
+    world.ok(V4, "sessions.patch", json!({ "key": "d0", "pinned": true }));
+    assert_eq!(told(&world)["ancestorSessions"], json!([]));
 }
