@@ -11,6 +11,8 @@ import { startWitness } from './witness.mjs';
 const WAIT_MS = 30_000;
 // What the model is asked to say.
 const ANSWER = 'The lamp in the attic is on.';
+// A picture of one dot.
+const PNG = 'iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==';
 const ARGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'];
 
 // How each build is signed in to, and its views: path, what must be on the page, what the gateway must have answered.
@@ -19,6 +21,8 @@ const builds = {
     signIn: (token) => `/#token=${token}`,
     // Rewind, branches, forks and groups: only this build has them.
     waysBack: true,
+    // Whether files are chosen; the other build takes what is pasted, and shows nothing of it afterwards.
+    choosesFiles: true,
     views: [
       ['chat', '/chat/main', ['chat.startup'], (page) => page.locator('textarea, [contenteditable="true"]').first().waitFor({ timeout: WAIT_MS })],
       // This build has no view called overview: the sessions and connection views are what became of it.
@@ -89,6 +93,8 @@ async function checkWaysBack({ page, base, check, answered, until, shoot }) {
     await button(/^Actions for/).click();
     await visible(page.getByText('Move to group')).hover();
     await visible(page.getByText('New group')).click();
+    // The dialog takes the keyboard a moment after it is shown.
+    await page.locator('input:focus').first().waitFor({ timeout: WAIT_MS });
     await page.keyboard.type('Trees');
     await button('Create group').click();
     await called('sessions.groups.put');
@@ -101,7 +107,7 @@ export async function runControlUis({ release, token, say }) {
   const executablePath = execFileSync('sh', ['-c', 'command -v chromium']).toString().trim();
   const folder = path.join(root, 'target/conformance');
   const results = []; const seen = [];
-  for (const [build, { signIn, views, waysBack }] of Object.entries(builds)) {
+  for (const [build, { signIn, views, waysBack, choosesFiles }] of Object.entries(builds)) {
     if (release && release !== build) continue;
     const model = await startModel();
     const protocol = releases[build].protocol;
@@ -179,6 +185,35 @@ export async function runControlUis({ release, token, say }) {
         if (!ends.some((e) => e.payload.message?.content?.[0]?.text === ANSWER)) throw new Error(`no final event: ${JSON.stringify(ends)}`);
       } finally {
         await page.screenshot({ path: path.join(folder, `control-ui-${build}-answer.png`), animations: 'disabled' });
+      }
+    });
+    // A picture as a person brings it: chosen or pasted, sent, answered, and there again when the page is loaded anew.
+    await check('sends a picture', async () => {
+      try {
+        await page.goto(base + views[0][1], { waitUntil: 'load', timeout: WAIT_MS });
+        const field = page.locator('textarea, [contenteditable="true"]').locator('visible=true').first();
+        await field.waitFor({ timeout: WAIT_MS });
+        const finals = () => witness.connections.flatMap((c) => c.events).filter((e) => e.event === 'chat' && e.payload.state === 'final').length;
+        const before = finals();
+        await field.fill('See it: [[say:I see it.]]');
+        if (choosesFiles) await page.locator('input[type="file"]').first().setInputFiles({ name: 'attic.png', mimeType: 'image/png', buffer: Buffer.from(PNG, 'base64') });
+        else await field.evaluate((element, png) => {
+          const bytes = Uint8Array.from(atob(png), (c) => c.charCodeAt(0));
+          const clipboardData = new DataTransfer();
+          clipboardData.items.add(new File([bytes], 'attic.png', { type: 'image/png' }));
+          element.dispatchEvent(new ClipboardEvent('paste', { clipboardData, bubbles: true, cancelable: true }));
+        }, PNG);
+        // It is read before it can be sent.
+        await page.locator('img[src^="data:image/png"], img[src^="blob:"]').first().waitFor({ timeout: WAIT_MS });
+        await field.press('Enter');
+        await until(() => finals() > before, () => 'it is not answered');
+        const kept = fs.readdirSync(path.join(gateway.state, 'media/inbound'));
+        if (!release && kept.length !== 1) throw new Error(`kept are: ${kept}`);
+        if (!choosesFiles) return;
+        await page.goto(base + views[0][1], { waitUntil: 'load', timeout: WAIT_MS });
+        await page.waitForFunction(() => [...document.querySelectorAll('img')].some((img) => img.src.includes('assistant-media') && img.naturalWidth > 0), undefined, { timeout: WAIT_MS });
+      } finally {
+        await page.screenshot({ path: path.join(folder, `control-ui-${build}-picture.png`), animations: 'disabled' });
       }
     });
     if (waysBack) await checkWaysBack({ page, base, check, answered, until, shoot: (name) => page.screenshot({ path: path.join(folder, `control-ui-${build}-${name}.png`), animations: 'disabled' }) });

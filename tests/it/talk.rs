@@ -86,12 +86,23 @@ fn a_cursor_brings_what_was_said_since_and_nothing_after_a_reset() {
     let since = history(&ann, json!({ "cursor": cursor }));
 
     assert_eq!(since["kind"], "delta");
-    let said: Vec<&Value> = since["messages"].as_array().unwrap().iter().map(|message| &message["role"]).collect();
+    let told = since["messages"].as_array().unwrap().iter();
+    let said: Vec<&Value> = told.map(|told| &told["message"]["role"]).collect();
     assert_eq!(said, ["user", "assistant"]);
     assert_ne!(since["deltaCursor"], cursor);
     ann.call("sessions.reset", json!({ "key": KEY })).expect_ok();
     assert_eq!(history(&ann, json!({ "cursor": cursor })), json!({ "kind": "reset" }));
     assert_eq!(history(&ann, json!({ "cursor": "no such" })), json!({ "kind": "reset" }));
+    // A page that is loaded anew asks in its own way.
+    let startup = |cursor: &Value| ann.call("chat.startup", json!({ "sessionKey": KEY, "cursor": cursor })).expect_ok();
+    assert_eq!(startup(&cursor), json!({ "kind": "reset" }));
+    let now = history(&ann, json!({}))["deltaCursor"].clone();
+    say(&ann, "third", "three");
+    ended(&ann, "three");
+    assert_eq!(
+        (&startup(&now)["kind"], startup(&now)["messages"].as_array().map(Vec::len)),
+        (&json!("delta"), Some(2))
+    );
 }
 
 #[test]

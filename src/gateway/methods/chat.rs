@@ -54,8 +54,8 @@ fn short(text: &str) -> String {
 
 /// Messages given out when nothing is said.
 const HISTORY_ROWS: i64 = 200;
-/// Messages given out at most.
-const HISTORY_ROWS_MAX: usize = 1000;
+/// Messages given out after a cursor; who missed more reads anew.
+const DELTA_ROWS_MAX: usize = 200;
 
 crate::params! {
     /// Which part of which session.
@@ -103,6 +103,11 @@ crate::params! {
         max_bytes: Option<Int<1024, { i64::MAX }>> = "maxBytes",
         max_chars: Option<Int<1, 500_000>> = "maxChars",
         session_id: Option<NonEmpty> = "sessionId",
+        cursor: Option<String> = "cursor",
+        offset: Option<Count> = "offset",
+        pending_before: Option<Positive> = "pendingBefore",
+        input_run_ids: Option<Vec<Text<1, 256>>> = "inputRunIds",
+        message_id: Option<NonEmpty> = "messageId",
     }
 }
 
@@ -138,10 +143,14 @@ fn startup(cx: QueryCx<'_>, Startup(params): Startup) -> Result<Value, RpcError>
         rows: params.limit.map_or(HISTORY_ROWS, |limit| limit.0) as usize,
         bytes: params.max_bytes.map(|bytes| bytes.0 as usize),
         chars: params.max_chars.map(|chars| chars.0 as usize),
-        skip_newest: 0,
+        skip_newest: params.offset.map_or(0, |offset| offset.0 as u64),
         after: None,
         protocol: Protocol::V4,
     };
+    // A page that was here before asks for what was said since.
+    if let Some(cursor) = &params.cursor {
+        return since(cx.store.get()?, &cx.snapshot, &key, cursor, &ask, cx.call.now_ms);
+    }
     paint(cx.store.get()?, &cx.snapshot, &key, as_sent, &ask, cx.call.now_ms)
 }
 
@@ -232,6 +241,18 @@ fn info(
     info
 }
 
+/// A message as `session.message` tells of it: so a page is given those that it missed.
+fn told_of(key: &SessionKey, message: Value) -> Value {
+    let about = &message["__openclaw"];
+    let (id, seq, is_owner) = (about["id"].clone(), about["seq"].clone(), about.get("senderIsOwner").cloned());
+    let mut told = json!({ "sessionKey": key.as_str(), "agentId": key.agent(), "messageId": id, "messageSeq": seq });
+    if let Some(is_owner) = is_owner {
+        told["senderIsOwner"] = is_owner;
+    }
+    told["message"] = message;
+    told
+}
+
 /// What was said since a cursor was given out, or that the client has to read anew: the session was reset or shortened
 /// since, or more was said than one answer holds.
 fn since(
@@ -245,7 +266,7 @@ fn since(
     let anew = json!({ "kind": "reset" });
     let Some(session) = db.session(key.as_str())? else { return Ok(anew) };
     let Some(seq) = history::after(cursor, &session.session_id) else { return Ok(anew) };
-    let whole = history::Ask { rows: HISTORY_ROWS_MAX, after: Some(seq), ..*ask };
+    let whole = history::Ask { rows: DELTA_ROWS_MAX, after: Some(seq), ..*ask };
     let page = history::read(db, &session.session_id, &whole)?;
     let newest = page.newest.clone().map_or(seq, |(seq, _)| seq);
     // Whoever knows a live message of the active branch knows all before it; whoever knows none must get all there are.
@@ -256,7 +277,7 @@ fn since(
     let leaf = page.newest.map(|(_, id)| id);
     let mut out = json!({
         "kind": "delta",
-        "messages": page.messages,
+        "messages": page.messages.into_iter().map(|message| told_of(key, message)).collect::<Value>(),
         "deltaCursor": history::cursor(&session.session_id, newest),
         "sessionInfo": info(Some(&session), key, &snapshot.session_rows(), leaf, now_ms),
         "pendingInputs": { "items": [], "total": 0 },
