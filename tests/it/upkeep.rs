@@ -31,6 +31,8 @@ fn a_suspended_gateway_takes_nothing_in_and_loses_nothing() {
     bob.call("chat.send", chat("during")).expect_ok();
     assert_eq!(hook("after").status, 200);
     assert_eq!(server.http("GET", "/readyz", &[], b"").status, 200);
+    // It has its turn when the one before has ended.
+    ann.call("agent.wait", json!({ "runId": "during", "timeoutMs": 20_000 })).expect_ok();
     let history = ann.call("chat.history", json!({ "sessionKey": "agent:main:garden" })).expect_ok();
     let said = history["messages"].as_array().unwrap().iter().filter(|message| message["role"] == "user").count();
     assert_eq!(said, 2, "what was refused was not kept, what was sent again was: {history}");
