@@ -83,6 +83,8 @@ events! {
     DECISION = "security.decision", true, READ, READ, DropIfSlow;
     /// The configuration was replaced.
     CONFIG_CHANGED = "config.changed", false, READ, READ, DropIfSlow;
+    /// What can be chosen beside a conversation may have changed.
+    CHAT_METADATA_CHANGED = "chat.metadata.changed", false, READ, READ, DropIfSlow;
     /// A session came, changed or went.
     SESSIONS_CHANGED = "sessions.changed", false, READ, READ, DropIfSlow;
     /// A run of a session uses a tool.

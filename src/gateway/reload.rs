@@ -201,6 +201,10 @@ impl Gateway {
             if let Ok(payload) = Json::of(&json!({ "hash": hash, "paths": applied, "ts": now.wall_ms })) {
                 self.broadcast(&broadcast::CONFIG_CHANGED, For::All, &payload);
             }
+            // Models, agents and their commands are read from there.
+            if let Ok(nothing) = Json::of(&json!({})) {
+                self.broadcast(&broadcast::CHAT_METADATA_CHANGED, For::All, &nothing);
+            }
         }
         self.refresh_health(now);
     }

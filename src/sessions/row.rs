@@ -48,6 +48,11 @@ impl OpenRuns {
         self.0.get(session).map_or(&[], Vec::as_slice)
     }
 
+    /// The session of one of them.
+    pub fn session_of(&self, run_id: &str) -> Option<&str> {
+        self.0.iter().find(|(_, runs)| runs.iter().any(|run| run == run_id)).map(|(session, _)| session.as_str())
+    }
+
     /// How many there are.
     pub fn n_runs(&self) -> usize {
         self.0.values().map(Vec::len).sum()

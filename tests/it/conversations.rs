@@ -287,3 +287,50 @@ fn who_follows_a_session_is_told_of_messages_as_a_history_shows_them() {
     let answer = ann.wait(pending).expect_ok();
     assert_eq!(done["completed"], answer["compacted"], "{done} {answer}");
 }
+
+#[test]
+fn what_a_message_brought_is_found_again_and_no_other_conversation_has_it() {
+    use base64::Engine as _;
+    const PNG: &[u8] = &[0x89, b'P', b'N', b'G', 0x0d, 0x0a, 0x1a, 0x0a, 1, 2, 3, 4];
+
+    let provider = Provider::start();
+    provider.then(Turn::text("seen")).then(Turn::text("nothing to see"));
+    let server = with(&provider).start();
+    let ann = server.operator("ann");
+    let base64 = base64::engine::general_purpose::STANDARD.encode(PNG);
+    let notes = base64::engine::general_purpose::STANDARD.encode("tides at noon");
+    let attachments = json!([
+        { "fileName": "map.png", "mimeType": "image/png", "content": base64 },
+        { "fileName": "notes.txt", "mimeType": "text/plain", "content": notes },
+    ]);
+    let ask =
+        json!({ "sessionKey": key("chart"), "message": "look", "idempotencyKey": "look", "attachments": attachments });
+    ann.call("chat.send", ask).expect_ok();
+    assert_eq!(ended(&ann, "look")["status"], "ok");
+    ann.call("chat.send", json!({ "sessionKey": key("other"), "message": "x", "idempotencyKey": "x" })).expect_ok();
+    assert_eq!(ended(&ann, "x")["status"], "ok");
+
+    let listed = ann.call("artifacts.list", json!({ "sessionKey": key("chart") })).expect_ok();
+    let titles: Vec<&Value> = listed["artifacts"].as_array().unwrap().iter().map(|one| &one["title"]).collect();
+    assert_eq!(titles.len(), 2, "{listed}");
+    assert!(titles.contains(&&json!("map.png")) && titles.contains(&&json!("notes.txt")), "{listed}");
+    let pictures =
+        ann.call("artifacts.list", json!({ "sessionKey": key("chart"), "type": "image", "limit": 4 })).expect_ok();
+    let map = &pictures["artifacts"][0];
+    assert_eq!(
+        (&map["mimeType"], &map["runId"], pictures["artifacts"].as_array().unwrap().len()),
+        (&json!("image/png"), &json!("look"), 1)
+    );
+    let which = |session: &str| json!({ "sessionKey": key(session), "artifactId": map["id"] });
+    assert_eq!(ann.call("artifacts.get", which("chart")).expect_ok()["artifact"], *map);
+    let whole = ann.call("artifacts.download", which("chart")).expect_ok();
+    assert_eq!((&whole["encoding"], &whole["data"]), (&json!("base64"), &json!(base64)));
+    for method in ["artifacts.get", "artifacts.download"] {
+        ann.call(method, which("other")).expect_err("INVALID_REQUEST").detail("/type", "artifact_not_found");
+    }
+    assert_eq!(ann.call("artifacts.list", json!({ "sessionKey": key("other") })).expect_ok()["artifacts"], json!([]));
+    ann.call("artifacts.list", json!({ "sessionKey": key("never") }))
+        .expect_err("INVALID_REQUEST")
+        .detail("/type", "artifact_scope_not_found");
+    ann.call_bare("artifacts.list").expect_err("INVALID_REQUEST").detail("/type", "artifact_query_unsupported");
+}

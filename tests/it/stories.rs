@@ -205,6 +205,7 @@ fn an_edited_configuration_is_found_and_taken_over() {
     let seen = ann.expect_event("config.changed");
 
     assert!(seen.frame["payload"]["paths"].to_string().contains("logging"), "{}", seen.frame);
+    ann.expect_event("chat.metadata.changed");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod agents;
 pub mod approvals;
+pub mod artifacts;
 pub mod audit;
 pub mod channels;
 pub mod chat;
@@ -46,5 +47,6 @@ pub static FAMILIES: &[&[Method]] = &[
     commands::METHODS,
     sessions::METHODS,
     approvals::METHODS,
+    artifacts::METHODS,
     voicewake::METHODS,
 ];
