@@ -22,6 +22,11 @@ const both = [
   [['status', '--json'], ['status'], json((v) => v.gateway?.reachable !== false)],
   [['status'], [], has(/reachable/)],
   [['sessions', '--json'], [], json((v) => Array.isArray(v.sessions))],
+  [['gateway', 'usage-cost', '--json', 'URL'], ['usage.cost'], json((v) => Array.isArray(v.daily) && v.totals.missingCostEntries === 0)],
+  [['gateway', 'usage-cost', '--days', '7'], ['usage.cost'], has(/Total/)],
+  [['gateway', 'call', 'sessions.usage', '--json', 'URL'], ['sessions.usage'], json((v) => Array.isArray(v.sessions) && v.totals)],
+  // What it says of usage it asks the providers itself.
+  [['status', '--usage', '--json'], [], json((v) => v.gateway?.reachable !== false)],
   [['devices', 'list', '--json', 'URL'], ['device.pair.list'], json((v) => Array.isArray(v.paired))],
   [['devices', 'list'], ['device.pair.list'], has(/Paired|No device/)],
   [['config', 'get', 'gateway.mode'], [], has(/remote/)],
@@ -38,6 +43,8 @@ const commands = {
   '2026.9.6': [
     ...both,
     [['models', 'list', '--json'], ['models.list'], json((v) => Array.isArray(v.models))],
+    [['sessions', 'cleanup', '--enforce', '--json'], ['sessions.cleanup'], json((v) => v.mode === 'enforce' && v.appliedCount >= 1)],
+    [['sessions', 'cleanup', '--fix-missing'], ['sessions.cleanup'], has(/Applied maintenance/)],
     // It asks for no scope it could use without a device, and takes the refusals as an answer.
     [['gateway', 'probe', '--json', 'URL'], [], json((v) => v.ok === true)],
     [['system', 'presence', '--json', 'URL'], ['system-presence'], json((v) => Array.isArray(v))],

@@ -71,8 +71,30 @@ pub fn zone(runs: &Runs) -> TimeZone {
     }
 }
 
+/// The prompt, and what of it comes from the workspace.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct System {
+    /// All of it.
+    pub text: String,
+    /// The files that are looked for, in the order they are read.
+    pub files: Vec<FileShare>,
+}
+
+/// What a file of the workspace has of the prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileShare {
+    /// Its name.
+    pub name: &'static str,
+    /// Whether it is not there.
+    pub is_missing: bool,
+    /// Its characters, without white space around them,
+    pub raw_chars: usize,
+    /// and how many of them the prompt has.
+    pub kept_chars: usize,
+}
+
 /// Writes it.
-pub fn system_prompt(scene: &Scene<'_>) -> String {
+pub fn system_prompt(scene: &Scene<'_>) -> System {
     let mut out = String::new();
     let name = scene.name.map(one_line).filter(|name| !name.is_empty());
     match name {
@@ -120,7 +142,7 @@ pub fn system_prompt(scene: &Scene<'_>) -> String {
             ],
         );
     }
-    context(&mut out, scene);
+    let files = context(&mut out, scene);
     if let Some(extra) = scene.extra.map(str::trim).filter(|extra| !extra.is_empty()) {
         section(&mut out, "Instructions for this conversation", &[extra]);
     }
@@ -135,7 +157,7 @@ pub fn system_prompt(scene: &Scene<'_>) -> String {
             &runtime(scene),
         ],
     );
-    out
+    System { text: out, files }
 }
 
 fn line(out: &mut String, text: &str) {
@@ -185,32 +207,39 @@ fn runtime(scene: &Scene<'_>) -> String {
 }
 
 /// The workspace's files, as far as they fit. A file that is not there is not spoken of.
-fn context(out: &mut String, scene: &Scene<'_>) {
+fn context(out: &mut String, scene: &Scene<'_>) -> Vec<FileShare> {
+    let names: &[&'static str] = if scene.is_subagent { &FILES_OF_SUBAGENTS } else { &FILES };
+    let missing = |name: &&'static str| FileShare { name, is_missing: true, raw_chars: 0, kept_chars: 0 };
+    let mut shares: Vec<FileShare> = names.iter().map(missing).collect();
     // A workspace that is not there has no files; whoever made the agent is told elsewhere.
-    let Ok(workspace) = Workspace::open(scene.workspace) else { return };
-    let names: &[&str] = if scene.is_subagent { &FILES_OF_SUBAGENTS } else { &FILES };
+    let Ok(workspace) = Workspace::open(scene.workspace) else { return shares };
     let mut left = scene.runs.bootstrap_total_chars_max;
     let mut is_first = true;
-    for name in names {
-        let Some((name, text)) = read(&workspace, name) else { continue };
+    for share in &mut shares {
+        let Some((name, text)) = read(&workspace, share.name) else { continue };
+        *share = FileShare { name, is_missing: false, raw_chars: text.trim().chars().count(), kept_chars: 0 };
         let chars_max = scene.runs.bootstrap_chars_max.min(left);
+        // Once too little is left, nothing is, for any file.
         if chars_max < FILE_CHARS_MIN {
-            break;
+            left = 0;
+            continue;
         }
         let text = cut(name, text.trim(), chars_max);
         if text.is_empty() {
             continue;
         }
-        left = left.saturating_sub(text.chars().count());
+        share.kept_chars = text.chars().count();
+        left = left.saturating_sub(share.kept_chars);
         if is_first {
             line(out, "\n# Context\nThese are files of the workspace. SOUL.md says how you are and speak: follow it.");
             is_first = false;
         }
         section(out, name, &[&text]);
     }
+    shares
 }
 
-fn read<'n>(workspace: &Workspace, name: &'n str) -> Option<(&'n str, String)> {
+fn read(workspace: &Workspace, name: &'static str) -> Option<(&'static str, String)> {
     match open(workspace, name) {
         None if name == MEMORY => Some((MEMORY_OLD, open(workspace, MEMORY_OLD)?)),
         found => Some((name, found?)),
@@ -289,7 +318,7 @@ mod tests {
                 zone: &self.zone,
             };
             change(&mut scene);
-            system_prompt(&scene)
+            system_prompt(&scene).text
         }
     }
 

@@ -28,6 +28,7 @@ pub mod history;
 pub mod setting;
 pub mod silence;
 pub mod turn;
+pub mod weight;
 
 pub mod ask;
 pub mod cooldown;
@@ -35,5 +36,6 @@ pub mod memory;
 pub mod models;
 pub mod profiles;
 pub mod providers;
+pub mod quota;
 
 pub mod commands;

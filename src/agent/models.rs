@@ -22,13 +22,12 @@ use crate::config::secret::Secret;
 use crate::config::settings::models as settings;
 
 mod compat;
+pub mod shown;
 
 /// Most models that are asked for one prompt.
 pub const CHAIN_MAX: usize = 16;
 /// Tokens a model is taken to read that nothing is known of; upstream's number.
 pub const CONTEXT_WINDOW_DEFAULT: u64 = 200_000;
-/// A provider's chain of its own: lists of keys in the environment.
-const KEYS_SUFFIX: &str = "_api_keys";
 /// The file that holds the roots to trust instead of the bundled ones, as OpenSSL's programs take it.
 const ROOTS_VARIABLE: &str = "SSL_CERT_FILE";
 /// Largest such file, in bytes.
@@ -105,8 +104,8 @@ pub struct ModelFacts {
     pub reasoning: bool,
     /// Whether it sees pictures.
     pub sees_images: bool,
-    /// Dollars for a million tokens.
-    pub cost: Prices,
+    /// Dollars for a million tokens; `None`: not known.
+    pub cost: Option<Prices>,
     /// Whether the configuration names it, rather than the catalogue.
     pub is_configured: bool,
     /// Why it cannot be asked, whatever its provider can.
@@ -512,6 +511,13 @@ impl Models {
         self.providers.iter().filter(is_there).map(|provider| provider.id.as_str())
     }
 
+    /// Where a provider is and the first key that may be used of it; `None`: there is none.
+    pub(super) fn key_of(&self, id: &str, now_ms: i64) -> Option<(String, Secret)> {
+        let provider = self.provider(id).filter(|provider| provider.problem.is_none())?;
+        let usable = provider.profiles.iter().find(|profile| profile.problem(now_ms).is_none())?;
+        Some((provider.base_url.clone(), usable.secret.clone().ok()?))
+    }
+
     /// What could not be read while this was made, for the log.
     pub fn problems(&self) -> &[String] {
         &self.problems
@@ -543,7 +549,7 @@ impl Models {
             max_tokens: None,
             reasoning: false,
             sees_images: true,
-            cost: Prices::default(),
+            cost: None,
             is_configured: false,
             problem: None,
             quirks: provider.quirks,
@@ -689,18 +695,15 @@ fn profiles_of(
         let kind = if provider.auth_kind == "token" { Kind::Token } else { Kind::ApiKey };
         add("default".to_owned(), kind, secrets.fetch(key));
     }
-    let list_name = |name: &str| table::canonical(&name.strip_suffix(KEYS_SUFFIX).unwrap_or(name).replace('_', "-"));
-    let listed = written.key_lists.iter().filter(|(name, _)| list_name(name) == id).flat_map(|(_, keys)| keys);
+    let listed = written.key_lists.iter().filter(|(name, _)| shown::list_name(name) == id).flat_map(|(_, keys)| keys);
     let mut n = 0;
     for key in listed {
         n += 1;
         add(format!("key-{n}"), Kind::ApiKey, secrets.fetch(key));
     }
-    let variable = format!("OPENCLAW_RS_{}{}", id, KEYS_SUFFIX).replace(['-', '.'], "_").to_uppercase();
-    let keys = secrets.variable(&variable).unwrap_or_default();
-    for key in keys.split([',', ';', '\n']).map(str::trim).filter(|key| !key.is_empty()) {
+    for key in shown::listed_in(id, &|name| secrets.variable(name)) {
         n += 1;
-        add(format!("key-{n}"), Kind::ApiKey, Ok(Secret::new(key)));
+        add(format!("key-{n}"), Kind::ApiKey, Ok(Secret::new(key.as_str())));
     }
     if let Some(value) = row.into_iter().flat_map(|row| row.env).find_map(|name| secrets.variable(name)) {
         add("env".to_owned(), Kind::ApiKey, Ok(Secret::new(value)));
@@ -762,7 +765,7 @@ fn facts_of(model: &settings::Model, provider: &Provider, secrets: &Secrets<'_>)
         max_tokens: model.max_tokens.or(known.map(|entry| entry.max_tokens)),
         reasoning: model.reasoning || known.is_some_and(|entry| entry.reasoning),
         sees_images: model.input.iter().any(|kind| kind == "image"),
-        cost: prices_of(&model.cost),
+        cost: model.cost.as_ref().map(prices_of).or_else(|| known.and_then(prices_of_entry)),
         is_configured: true,
         problem,
         quirks: compat::overlaid(provider.quirks, &model.compat),
@@ -774,8 +777,13 @@ fn prices_of(cost: &settings::Cost) -> Prices {
     Prices { input: cost.input, output: cost.output, cache_read: cost.cache_read, cache_write: cost.cache_write }
 }
 
-fn facts_of_entry(entry: &catalog::Entry, provider: &Provider) -> ModelFacts {
+/// What the catalogue says; nothing but zeros is how it says that it does not know.
+fn prices_of_entry(entry: &catalog::Entry) -> Option<Prices> {
     let [input, output, cache_read, cache_write] = entry.cost;
+    entry.cost.iter().any(|price| *price > 0.0).then_some(Prices { input, output, cache_read, cache_write })
+}
+
+fn facts_of_entry(entry: &catalog::Entry, provider: &Provider) -> ModelFacts {
     ModelFacts {
         name: entry.name.clone(),
         api: provider.api,
@@ -783,7 +791,7 @@ fn facts_of_entry(entry: &catalog::Entry, provider: &Provider) -> ModelFacts {
         max_tokens: Some(entry.max_tokens),
         reasoning: entry.reasoning,
         sees_images: entry.sees_images,
-        cost: Prices { input, output, cache_read, cache_write },
+        cost: prices_of_entry(entry),
         is_configured: false,
         problem: None,
         quirks: provider.quirks,

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::cooldown::Cooldowns;
 use super::models::LazyModels;
 use super::stop::{Stop, Why};
-use super::talk::{Attempt, Failure, Prices, Said, Thinking, Usage};
+use super::talk::{Attempt, Bill, Failure, Prices, Said, Thinking, Usage};
 use crate::config::load::Loaded;
 use crate::defender::decision::Decision;
 use crate::defender::request::ActionRequest;
@@ -203,6 +203,10 @@ pub struct RunEnd {
     pub compacted: Option<Box<super::turn::Compacted>>,
     /// Tokens of all models it asked.
     pub usage: Usage,
+    /// What these cost.
+    pub bill: Bill,
+    /// Tokens of answers that no message was recorded for: they are told with the message that ends the run.
+    pub unrecorded: Usage,
     /// Who was asked, in order.
     pub attempts: Vec<Attempt>,
     /// How many tools were called.
@@ -228,8 +232,8 @@ pub struct Load {
     pub model: String,
     /// The API it speaks.
     pub api: &'static str,
-    /// What it takes for its tokens.
-    pub prices: Prices,
+    /// What it takes for its tokens; `None`: not known.
+    pub prices: Option<Prices>,
     /// Tokens it reads.
     pub window: u64,
     /// Tokens of them that may be used for the prompt; the rest is for its answer.

@@ -6,16 +6,17 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 use serde_json::Value;
 
-use super::context;
+use super::context::{self, FileShare, System};
 use super::conversation::{BYTES_PER_TOKEN, text_tokens};
 use super::history;
 use super::models::{CONTEXT_WINDOW_DEFAULT, ModelFacts, ModelNameError, ModelRef, Models, Pinning};
-use super::run::{EXTRA_SYSTEM_CHARS_MAX, RunInput};
+use super::run::{Ask, EXTRA_SYSTEM_CHARS_MAX, RunInput};
 use super::talk::{Thinking, ToolSpec};
 use crate::config::load::Loaded;
-use crate::protocol::session_key::DEFAULT_AGENT;
+use crate::protocol::session_key::{DEFAULT_AGENT, SessionKey};
 use crate::sessions::row::{Context, is_subagent};
 use crate::sessions::thinking;
+use crate::sessions::usage::UNPRICED;
 use crate::store::sessions::SessionRow;
 use crate::tools::session_status::Facts;
 use crate::tools::{self, TOOLS, Tool};
@@ -54,8 +55,10 @@ pub struct Setting {
     pub tools: Vec<ToolSpec>,
     /// Facts for `session_status`.
     pub facts: Facts,
-    /// The system prompt.
+    /// The system prompt,
     pub system: String,
+    /// and what of it comes from the workspace.
+    pub files: Vec<FileShare>,
 }
 
 impl Setting {
@@ -64,18 +67,29 @@ impl Setting {
     /// # Errors
     /// The name of a model that the run's caller asks for and that none may be asked by.
     pub fn of(input: &RunInput, session: SessionRow, now_ms: i64) -> Result<Setting, ModelNameError> {
-        let settings = &input.config.settings;
+        Setting::of_session(&input.config, &input.models.get(), &input.session, &input.ask, session, now_ms)
+    }
+
+    /// The same for a run that there need not be: of the session `key`, for a caller who asks for `ask`.
+    ///
+    /// # Errors
+    /// Those of [`Setting::of`].
+    pub fn of_session(
+        config: &Loaded,
+        models: &Models,
+        key: &SessionKey,
+        ask: &Ask,
+        session: SessionRow,
+        now_ms: i64,
+    ) -> Result<Setting, ModelNameError> {
+        let settings = &config.settings;
         let runs = &settings.agents.defaults.runs;
-        let agent = input.session.agent().unwrap_or(DEFAULT_AGENT).to_owned();
+        let agent = key.agent().unwrap_or(DEFAULT_AGENT).to_owned();
         let of_agent = settings.agents.get(&agent).or_else(|| settings.agents.list.first());
-        let asked = input.ask.model.as_deref();
-        let Choice { chain, profile, window, thinking } =
-            Choice::of(&input.config, &input.models.get(), &session, asked)?;
-        let thinking = input.ask.thinking.unwrap_or(thinking);
-        let sees_pictures = {
-            let models = input.models.get();
-            chain.iter().any(|model| models.facts(model).is_some_and(|facts| facts.sees_images))
-        };
+        let asked = ask.model.as_deref();
+        let Choice { chain, profile, window, thinking } = Choice::of(config, models, &session, asked)?;
+        let thinking = ask.thinking.unwrap_or(thinking);
+        let sees_pictures = chain.iter().any(|model| models.facts(model).is_some_and(|facts| facts.sees_images));
         let first = chain.first();
         let zone = context::zone(runs);
         // What may start no run of its own is not told how.
@@ -88,8 +102,8 @@ impl Setting {
             parameters: (tool.parameters)(),
         });
         // A caller's tool wins over ours of the same name: it is the caller who answers then.
-        let is_free = |tool: &ToolSpec| input.ask.client_tools.iter().all(|theirs| theirs.name != tool.name);
-        let tools: Vec<ToolSpec> = own_tools.filter(is_free).chain(input.ask.client_tools.iter().cloned()).collect();
+        let is_free = |tool: &ToolSpec| ask.client_tools.iter().all(|theirs| theirs.name != tool.name);
+        let tools: Vec<ToolSpec> = own_tools.filter(is_free).chain(ask.client_tools.iter().cloned()).collect();
         let name = first.map(ToString::to_string).unwrap_or_default();
         let facts = Facts {
             agent: agent.clone(),
@@ -99,21 +113,21 @@ impl Setting {
             context_window: Some(window),
             ..facts_of(&session)
         };
-        let extra = input.ask.extra_system.as_deref().map(|extra| head(extra, EXTRA_SYSTEM_CHARS_MAX));
+        let extra = ask.extra_system.as_deref().map(|extra| head(extra, EXTRA_SYSTEM_CHARS_MAX));
         let lines: Vec<(&str, &str)> = TOOLS
             .iter()
             .filter(|tool| tools.iter().any(|t| t.name == tool.name))
             .map(|t| (t.name, t.summary))
             .collect();
         let workspace = of_agent.map_or_else(|| PathBuf::from("."), |agent| agent.workspace.clone());
-        let system = context::system_prompt(&context::Scene {
+        let System { text: system, files } = context::system_prompt(&context::Scene {
             agent: &agent,
             name: of_agent.and_then(|agent| agent.identity.name.as_deref().or(agent.name.as_deref())),
             workspace: &workspace,
             runs,
-            session_key: input.session.as_str(),
+            session_key: key.as_str(),
             kind: &session.kind,
-            is_subagent: is_subagent(&input.session),
+            is_subagent: is_subagent(key),
             channel: session.channel.as_deref(),
             model: if name.is_empty() { "none" } else { &name },
             thinking: word(thinking),
@@ -131,13 +145,14 @@ impl Setting {
             thinking,
             input_tokens_max: window - OUTPUT_TOKENS_RESERVED.min(window / 4),
             sees_pictures,
-            timeout: input.ask.timeout.unwrap_or(runs.timeout),
+            timeout: ask.timeout.unwrap_or(runs.timeout),
             tool_steps_max: u32::try_from(runs.tool_steps_max).unwrap_or(u32::MAX),
             has_timestamps: runs.has_timestamps,
             zone,
             tools,
             facts,
             system,
+            files,
             session,
         })
     }
@@ -279,6 +294,16 @@ pub fn word(level: Thinking) -> &'static str {
     WORDS.iter().find(|(known, _)| *known == level).map_or("off", |(_, word)| word)
 }
 
+/// What a session has cost since it began, in words; `None`: no model was asked.
+fn cost_of(session: &SessionRow) -> Option<String> {
+    let dollars = session.entry.get("estimatedCostUsd").and_then(Value::as_f64)?;
+    Some(match session.entry.get(UNPRICED).and_then(Value::as_u64).unwrap_or(0) {
+        0 => format!("${dollars:.4}"),
+        1 => format!("${dollars:.4} and what 1 answer cost whose price is not known"),
+        n => format!("${dollars:.4} and what {n} answers cost whose prices are not known"),
+    })
+}
+
 /// What a session says of itself.
 fn facts_of(session: &SessionRow) -> Facts {
     let text = |name: &str| session.entry.get(name).and_then(Value::as_str);
@@ -296,6 +321,7 @@ fn facts_of(session: &SessionRow) -> Facts {
         compactions: session.entry.get("compactionCount").and_then(Value::as_u64).unwrap_or(0),
         tokens: (session.tokens.input, session.tokens.output),
         context_tokens: session.tokens.total,
+        cost: cost_of(session),
         ..Facts::default()
     }
 }

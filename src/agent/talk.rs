@@ -231,6 +231,16 @@ impl Usage {
         self.input + self.cache_read + self.cache_write
     }
 
+    /// What is left of it without `other`, which is part of it.
+    pub fn minus(&self, other: &Usage) -> Usage {
+        Usage {
+            input: self.input.saturating_sub(other.input),
+            output: self.output.saturating_sub(other.output),
+            cache_read: self.cache_read.saturating_sub(other.cache_read),
+            cache_write: self.cache_write.saturating_sub(other.cache_write),
+        }
+    }
+
     /// Both together.
     pub fn plus(&self, other: &Usage) -> Usage {
         Usage {
@@ -270,6 +280,25 @@ impl Prices {
     /// Dollars for all of them together.
     pub fn total(&self, usage: &Usage) -> f64 {
         self.of(usage).iter().sum()
+    }
+}
+
+/// What a run's answers cost together.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Bill {
+    /// Dollars, as far as prices are known.
+    pub dollars: f64,
+    /// Answers whose price is not known.
+    pub n_unpriced: u64,
+}
+
+impl Bill {
+    /// Adds an answer at its model's prices.
+    pub fn add(&mut self, usage: &Usage, prices: Option<&Prices>) {
+        match prices {
+            Some(prices) => self.dollars += prices.total(usage),
+            None => self.n_unpriced += u64::from(usage.total() > 0),
+        }
     }
 }
 

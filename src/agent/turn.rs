@@ -21,10 +21,13 @@ use super::run::{Host, Judged, Load, Ordered, Outcome, Record, Reply, RunEnd, Ru
 use super::setting::Setting;
 use super::silence::{self, Gate, ReplyTo};
 use super::stop::{Stop, Why};
-use super::talk::{Attempt, Failure, FailureKind, Part, Piece, Prices, Prompt, Said, StopReason, ToolCall, Usage};
+use super::talk::{
+    Attempt, Bill, Failure, FailureKind, Part, Piece, Prices, Prompt, Said, StopReason, ToolCall, Usage,
+};
 use crate::runtime::clock;
 use crate::sessions::row::is_subagent;
 use crate::sessions::transcript;
+use crate::sessions::usage::totals::number;
 use crate::store::StoreError;
 use crate::store::media::MediaDir;
 
@@ -124,6 +127,8 @@ pub fn turn(input: &RunInput, host: &mut dyn Host, ask: &mut Asker<'_>, call: &m
         judged,
         compacted: None,
         usage: tally.usage,
+        bill: tally.bill,
+        unrecorded: tally.usage.minus(&tally.recorded),
         attempts: tally.attempts,
         tool_calls: tally.tool_calls,
         steps: tally.steps,
@@ -202,6 +207,8 @@ pub fn compact_run(input: &RunInput, instructions: Option<&str>, host: &mut dyn 
         judged: None,
         compacted: done,
         usage: tally.usage,
+        bill: tally.bill,
+        unrecorded: tally.usage.minus(&tally.recorded),
         attempts: tally.attempts,
         tool_calls: 0,
         steps: tally.steps,
@@ -244,6 +251,9 @@ fn said_of(input: &RunInput, compacted: Option<&Compacted>) -> Reply {
 #[derive(Debug, Default)]
 struct Tally {
     usage: Usage,
+    /// Of answers that a message was recorded for.
+    recorded: Usage,
+    bill: Bill,
     attempts: Vec<Attempt>,
     tool_calls: u32,
     steps: u32,
@@ -463,7 +473,7 @@ impl Turn<'_> {
         if !rest.is_empty() {
             self.host.tell(RunEvent::Text(rest));
         }
-        self.tally.usage = self.tally.usage.plus(&answered.answer.usage);
+        self.count(&answered);
         self.host.tell(RunEvent::Usage(self.tally.usage));
         Ok(Ok(answered))
     }
@@ -540,6 +550,7 @@ impl Turn<'_> {
         };
         self.check()?;
         self.host.record(vec![record])?;
+        self.tally.recorded = self.tally.recorded.plus(&answered.answer.usage);
         self.partial.clear();
         let (mut results, mut steered) = (Vec::with_capacity(calls.len()), Vec::new());
         for (idx, (call, judged)) in calls.iter().zip(&judged).enumerate() {
@@ -589,16 +600,32 @@ impl Turn<'_> {
     fn about(&self, answered: &Answered) -> Vec<(&'static str, Value)> {
         let answer = &answered.answer;
         let stop = if answer.calls().next().is_some() { StopReason::ToolUse } else { answer.stop };
-        let prices = self.input.models.get().facts(&answered.model).map(|facts| facts.cost).unwrap_or_default();
-        let mut about = vec![
+        let mut about = self.taken(answered, &answered.answer.usage);
+        about.push(("stopReason", json!(stop.as_str())));
+        about.extend(answer.response_id.as_ref().map(|id| ("responseId", json!(id))));
+        about
+    }
+
+    /// Who gave an answer, and what was used for it.
+    fn taken(&self, answered: &Answered, usage: &Usage) -> Vec<(&'static str, Value)> {
+        vec![
             ("api", json!(answered.api)),
             ("provider", json!(answered.model.provider)),
             ("model", json!(answered.model.model)),
-            ("usage", usage_of(&answer.usage, &prices)),
-            ("stopReason", json!(stop.as_str())),
-        ];
-        about.extend(answer.response_id.as_ref().map(|id| ("responseId", json!(id))));
-        about
+            ("usage", usage_of(usage, self.prices(answered).as_ref())),
+        ]
+    }
+
+    /// What the model that answered takes; `None`: not known.
+    fn prices(&self, answered: &Answered) -> Option<Prices> {
+        self.input.models.get().facts(&answered.model).and_then(|facts| facts.cost)
+    }
+
+    fn count(&mut self, answered: &Answered) {
+        let usage = &answered.answer.usage;
+        self.tally.usage = self.tally.usage.plus(usage);
+        let prices = self.prices(answered);
+        self.tally.bill.add(usage, prices.as_ref());
     }
 
     /// Summarises the older part when leaving out old tool results is not enough, and reads the transcript again. When
@@ -658,19 +685,26 @@ impl Turn<'_> {
         });
         self.tally.attempts.extend(asked.attempts);
         let summary = asked.result.map(|answered| {
-            self.tally.usage = self.tally.usage.plus(&answered.answer.usage);
-            answered.answer.text()
+            self.count(&answered);
+            (answered.answer.text(), answered)
         });
-        let text = summary.as_ref().map(|summary| compaction::kept(summary)).unwrap_or_default();
+        let text = summary.as_ref().map(|(summary, _)| compaction::kept(summary)).unwrap_or_default();
         let recorded = match summary {
-            Ok(summary) if summary.trim().is_empty() => {
+            Ok((summary, _)) if summary.trim().is_empty() => {
                 Err(failure(FailureKind::Format, "the summary is empty".to_owned()).into())
             }
-            Ok(summary) => {
+            Ok((summary, answered)) => {
                 let key = format!("{}:compaction:{}", self.input.run_id, self.input.attempt);
-                let record = compaction::record(&plan, &summary, memory.as_deref(), key);
-                let record = Record { judged: judged.into_iter().collect(), ..record };
-                self.host.record(vec![record]).map_err(End::from)
+                let mut record = compaction::record(&plan, &summary, memory.as_deref(), key);
+                // With what the note took that was made for it: that has no message of its own.
+                let usage = self.tally.usage.minus(&self.tally.recorded);
+                record.extra.extend(self.taken(&answered, &usage));
+                record.judged = judged.into_iter().collect();
+                let recorded = self.host.record(vec![record]).map_err(End::from);
+                if recorded.is_ok() {
+                    self.tally.recorded = self.tally.usage;
+                }
+                recorded
             }
             Err(failure) => self.check().and(Err(failure.into())),
         };
@@ -721,7 +755,7 @@ impl Turn<'_> {
                 return nothing;
             }
         };
-        self.tally.usage = self.tally.usage.plus(&answered.answer.usage);
+        self.count(&answered);
         let Some(entry) = memory::entry(&answered.answer.text()) else { return nothing };
         // The words were made of what anybody may have said, and will be read as the agent's own.
         let (judged, entry) = calls::judge_note(self.input, setting, &self.input.run_id, &entry);
@@ -787,28 +821,27 @@ fn block(said: &Said) -> Value {
     }
 }
 
-/// Tokens and what they cost, as transcripts show them.
-pub fn usage_of(usage: &Usage, prices: &Prices) -> Value {
-    let costs = prices.of(usage);
-    json!({
+/// Tokens and what they cost, as transcripts show them. A price that is not known is left out.
+pub fn usage_of(usage: &Usage, prices: Option<&Prices>) -> Value {
+    let mut out = json!({
         "input": usage.input,
         "output": usage.output,
         "cacheRead": usage.cache_read,
         "cacheWrite": usage.cache_write,
         "totalTokens": usage.total(),
-        "cost": {
+    });
+    let nothing = Prices::default();
+    if let Some(prices) = prices.or((usage.total() == 0).then_some(&nothing)) {
+        let costs = prices.of(usage);
+        out["cost"] = json!({
             "input": number(costs[0]),
             "output": number(costs[1]),
             "cacheRead": number(costs[2]),
             "cacheWrite": number(costs[3]),
             "total": number(prices.total(usage)),
-        },
-    })
-}
-
-/// Dollars; zero as upstream writes it.
-pub fn number(cost: f64) -> Value {
-    if cost == 0.0 { json!(0) } else { json!(cost) }
+        });
+    }
+    out
 }
 
 #[cfg(test)]

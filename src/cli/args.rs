@@ -28,6 +28,8 @@ pub struct Args {
     pub run: RunArgs,
     /// How to reach a running daemon.
     pub connect: ConnectArgs,
+    /// Tell what was spent as well.
+    pub has_usage: bool,
     /// One call.
     pub call: CallArgs,
     /// Which sessions.

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use super::args::Args;
 use super::client::Client;
-use super::commands::TALK;
-use super::flags::{Command, Example};
+use super::commands::{CONNECT, HELP, OUTPUT, PLACE, SECRETS, TALK};
+use super::flags::{Command, Example, FLAG, Flag};
 use super::table::{Cell, Table};
 use super::term::{Out, Style};
 use super::{CliError, Exit, Outcome, gateway};
@@ -32,17 +32,31 @@ pub static HEALTH: Command = Command {
 pub static STATUS: Command = Command {
     name: "status",
     about: "Show what the running gateway is doing",
-    doc: "Version, sessions, channels and agents at a glance. With --json the gateway's answers are passed on whole, as \
-          `{\"gateway\", \"health\", \"status\"}`.",
+    doc: "Version, sessions, channels and agents at a glance; with --usage also what the last thirty days cost and what \
+          providers say of subscriptions. With --json the gateway's answers are passed on whole, as `{\"gateway\", \
+          \"health\", \"status\"}`, with --usage also `\"usage\"` and `\"cost\"`.",
     words: &[],
-    flags: TALK,
+    flags: STATUS_FLAGS,
     examples: &[
         Example { line: "openclaw-rs status", what: "at a glance" },
+        Example { line: "openclaw-rs status --usage", what: "and what was spent" },
         Example { line: "openclaw-rs status --json", what: "everything, for a script" },
     ],
     children: &[],
     run: Some(status),
 };
+
+const STATUS_FLAGS: &[&[Flag]] = &[USAGE, HELP, CONNECT, SECRETS, PLACE, OUTPUT];
+
+const USAGE: &[Flag] = &[Flag {
+    long: "usage",
+    help: "tell what was spent, and what is left of subscriptions",
+    set: |args, _| {
+        args.has_usage = true;
+        Ok(())
+    },
+    ..FLAG
+}];
 
 /// What this command reads of a health snapshot; the rest is passed on with `--json`.
 #[derive(Debug, Deserialize)]
@@ -131,12 +145,28 @@ fn status(args: &Args, out: &mut Out) -> Result<Outcome, CliError> {
     let mut client = Client::connect(&gateway::target(args)?, &[Scope::Read])?;
     let health = client.call("health", Value::Null)?;
     let status = client.call("status", Value::Null)?;
+    let spent = match args.has_usage {
+        true => Some((
+            client.call("usage.cost", json!({ "agentScope": "all" }))?,
+            client.call("usage.status", Value::Null)?,
+        )),
+        false => None,
+    };
     let now_ms = clock::wall_ms();
     let snapshot: Snapshot = read("health", &health)?;
     if out.is_json() {
-        out.json(&json!({"gateway": gateway::describe(&client), "health": health, "status": status}))?;
+        let mut all = json!({"gateway": gateway::describe(&client), "health": health, "status": status});
+        if let Some((cost, usage)) = spent {
+            all["cost"] = cost;
+            all["usage"] = usage;
+        }
+        out.json(&all)?;
     } else {
         print_status(&client, &snapshot, now_ms, out)?;
+        if let Some((cost, usage)) = spent {
+            out.line("")?;
+            print_usage(&read("usage.cost", &cost)?, &read("usage.status", &usage)?, now_ms, out)?;
+        }
     }
     client.close();
     Ok(if snapshot.ok { Outcome::Done } else { Outcome::BadNews(Exit::Failure) })
@@ -160,6 +190,68 @@ fn print_status(client: &Client, snapshot: &Snapshot, now_ms: i64, out: &mut Out
     }
     out.line("")?;
     table.print(out)
+}
+
+/// What this command reads of `usage.cost`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Cost {
+    days: u64,
+    totals: Totals,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Totals {
+    total_tokens: u64,
+    total_cost: f64,
+    missing_cost_entries: u64,
+}
+
+/// What this command reads of `usage.status`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Usage {
+    providers: Vec<Subscription>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Subscription {
+    display_name: String,
+    windows: Vec<UsageWindow>,
+    summary: Option<String>,
+    plan: Option<String>,
+    error: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct UsageWindow {
+    label: String,
+    used_percent: f64,
+    reset_at: Option<i64>,
+}
+
+fn print_usage(cost: &Cost, usage: &Usage, now_ms: i64, out: &mut Out) -> std::io::Result<()> {
+    let Totals { total_tokens, total_cost, missing_cost_entries } = &cost.totals;
+    let missing = match missing_cost_entries {
+        0 => String::new(),
+        1 => ", without 1 answer whose price is not known".to_owned(),
+        n => format!(", without {n} answers whose prices are not known"),
+    };
+    out.line(&format!("Usage of {} days: ${total_cost:.2}{missing}; {total_tokens} tokens", cost.days))?;
+    for provider in &usage.providers {
+        let mut parts: Vec<String> = provider.plan.iter().chain(&provider.summary).cloned().collect();
+        parts.extend(provider.windows.iter().map(|window| {
+            let reset = window.reset_at.filter(|at| *at > now_ms);
+            let reset = reset.map(|at| format!(", anew in {}", span((at - now_ms).unsigned_abs()))).unwrap_or_default();
+            format!("{} {:.0}% used{reset}", window.label, window.used_percent)
+        }));
+        parts.extend(provider.error.clone());
+        out.line(&format!("{}: {}", provider.display_name, parts.join("; ")))?;
+    }
+    Ok(())
 }
 
 /// How long ago `then_ms` was: `12s`, `5m`, `3h`, `9d`.
@@ -201,6 +293,30 @@ mod tests {
         let unwell: Snapshot = read("health", &json!({"ok": false})).unwrap();
         assert!(capture(false, |out| print_health(&unwell, out)).contains("not well"));
         assert!(read::<Snapshot>("health", &json!({"ok": "yes"})).is_err());
+    }
+
+    #[test]
+    fn what_was_spent_is_told_with_what_is_not_known() {
+        let cost: Cost = read(
+            "usage.cost",
+            &json!({ "days": 30, "totals": { "totalTokens": 1234, "totalCost": 1.5, "missingCostEntries": 2 } }),
+        )
+        .unwrap();
+        let usage: Usage = read(
+            "usage.status",
+            &json!({ "providers": [
+                { "displayName": "z.ai", "plan": "Pro", "windows": [
+                    { "label": "Tokens (5h)", "usedPercent": 40, "resetAt": 7_200_000 },
+                ] },
+                { "displayName": "DeepSeek", "windows": [], "error": "cannot be reached" },
+            ] }),
+        )
+        .unwrap();
+        assert_eq!(
+            capture(false, |out| print_usage(&cost, &usage, 0, out)),
+            "Usage of 30 days: $1.50, without 2 answers whose prices are not known; 1234 tokens\n\
+             z.ai: Pro; Tokens (5h) 40% used, anew in 2h\nDeepSeek: cannot be reached\n"
+        );
     }
 
     #[test]

@@ -121,6 +121,8 @@ pub enum Fact {
     },
     /// The words that wake a listening client changed.
     Voicewake(Vec<String>),
+    /// `usage.cost` or `usage.status` was answered.
+    Costs(Box<super::cost_cache::Kept>),
     /// Memory was sampled.
     Memory(Box<super::stability::Memory>),
     /// Heartbeats were switched.
@@ -232,6 +234,7 @@ impl Gateway {
                 self.tell_voicewake();
             }
             Fact::PairAnswered { request_id, end } => self.upgrade_ended(&request_id, end, now.wall_ms),
+            Fact::Costs(kept) => self.keep_costs(*kept),
             Fact::Memory(memory) => {
                 self.note(Kind::MemorySample, Details { memory: Some(*memory), ..Details::default() });
             }

@@ -156,6 +156,7 @@ impl Limits {
             Some(kept_ms) => db.archive_prune(now_ms.saturating_sub(kept_ms))?,
             None => 0,
         };
+        db.usage_prune()?;
         if n_records > 0 || n_messages > 0 {
             log::info!("old rows removed audit_records={n_records} archived_messages={n_messages}");
         }

@@ -14,6 +14,7 @@ pub mod auth;
 pub mod broadcast;
 pub mod clients;
 pub mod control_writes;
+pub mod cost_cache;
 pub mod diary;
 pub mod dispatch;
 pub mod effect;
@@ -143,6 +144,8 @@ pub struct Snapshot {
     pub reload_in_ms: Option<u64>,
     /// Where the configuration comes from.
     pub load_inputs: Arc<LoadInputs>,
+    /// The models that may be asked.
+    pub models: Arc<crate::agent::models::LazyModels>,
 }
 
 impl Snapshot {
@@ -189,6 +192,7 @@ pub struct Gateway {
     sessions: SessionSummary,
     /// Why health is not ok.
     degraded: Option<String>,
+    cost_cache: cost_cache::CostCache,
     heartbeats_enabled: bool,
     last_heartbeat: Option<serde_json::Value>,
     system_events: VecDeque<String>,
@@ -266,6 +270,7 @@ impl Gateway {
             health_cache: Default::default(),
             sessions: kept.sessions,
             degraded: None,
+            cost_cache: cost_cache::CostCache::default(),
             heartbeats_enabled: kept.heartbeats_enabled,
             last_heartbeat: kept.last_heartbeat,
             system_events: kept.system_events,
@@ -427,6 +432,7 @@ impl Gateway {
             runs: self.runs.listed(),
             reload_in_ms: self.reload.due_in_ms(self.now),
             load_inputs: Arc::clone(&self.load_inputs),
+            models: self.models(),
         }
     }
 

@@ -17,7 +17,7 @@ use super::pairing::TokenKey;
 use super::runs::children;
 use super::{Boot, Done, Effect, Event, Fact, Gateway, Gone, Job, Lane, Origin, Report, Setup, Upgrade, Work, records};
 use crate::agent::run::{Judged, Ordered, Outcome, Record, Reply, RunEnd, RunEvent};
-use crate::agent::talk::{Failure, FailureKind, Said, StopReason, Usage};
+use crate::agent::talk::{Bill, Failure, FailureKind, Said, StopReason, Usage};
 use crate::config::load::{self, LoadInputs, Loaded};
 use crate::defender::decision::Decision;
 use crate::defender::request::ActionRequest;
@@ -325,6 +325,8 @@ impl World {
             compacted: None,
             outcome,
             usage: Usage { input: 10, output: 5, ..Usage::default() },
+            bill: Bill::default(),
+            unrecorded: Usage::default(),
             attempts: Vec::new(),
             tool_calls: 0,
             steps: 1,

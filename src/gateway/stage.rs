@@ -11,7 +11,7 @@ use super::effect::RunWork;
 use super::pairing::TokenKey;
 use super::{Boot, Done, Effect, Event, Fact, Gateway, Job, Origin, Report, Setup, Snapshot, Work, records};
 use crate::agent::run::{Outcome, RunEnd};
-use crate::agent::talk::{Failure, FailureKind, Usage};
+use crate::agent::talk::{Bill, Failure, FailureKind, Usage};
 use crate::config::load::{self, LoadInputs};
 use crate::defender::rules::Rules;
 use crate::intake::judge;
@@ -212,6 +212,8 @@ fn no_model(run: RunWork) -> RunEnd {
         compacted: None,
         outcome: Outcome::Failed(failure),
         usage: Usage::default(),
+        bill: Bill::default(),
+        unrecorded: Usage::default(),
         attempts: Vec::new(),
         tool_calls: 0,
         steps: 0,

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::usage;
 use crate::protocol::session_key::{DEFAULT_AGENT, SessionKey};
 use crate::runtime::random;
 use crate::store::StoreError;
@@ -125,7 +126,14 @@ pub fn add(db: &Db<'_>, key: &SessionKey, new: &New<'_>, now_ms: i64) -> Result<
         at_ms: now_ms,
         message: &message.to_string(),
     })?;
-    let session = if appended.existed { session } else { heard(db, key, session, new, now_ms)? };
+    let session = match appended.existed {
+        true => session,
+        false => {
+            let session = heard(db, key, session, new, now_ms)?;
+            usage::note(db, &session, new.role, &message, now_ms)?;
+            session
+        }
+    };
     number(&mut message, appended.seq);
     Ok(Added {
         session,

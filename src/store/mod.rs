@@ -37,6 +37,7 @@ pub mod meta;
 pub mod session_state;
 pub mod sessions;
 pub mod transcript;
+pub mod usage;
 
 pub mod reader;
 pub mod writer;

@@ -20,6 +20,7 @@ use super::open::tests::scratch;
 use super::session_state::StateFilter;
 use super::sessions::{SessionFilter, SessionRow, TranscriptFate, list_statement};
 use super::transcript::{NewMessage, PageAt, PageLimits, RangeEnd};
+use super::usage::{UsageFilter, UsageOf, UsageRole, UsageRow};
 
 fn plan(database: &Database, sql: &str, values: Vec<Value>) -> String {
     let mut statement = database.conn().prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
@@ -99,6 +100,7 @@ const ALLOWED: &[(&str, &str)] = &[
     ("DELETE FROM pending_pairs WHERE at_ms", "at most 512 rows, and a person is waiting"),
     ("DELETE FROM pending_pairs WHERE request_id IN", "at most 513 rows, and a person is waiting"),
     ("DELETE FROM devices WHERE device_id IN", "at most 2049 rows, sorted only when there is one too many"),
+    ("DELETE FROM usage_transcripts", "once an hour, a small row for each transcript"),
 ];
 
 /// Calls every method of `Db` and `Queries` that runs a fixed statement.
@@ -194,6 +196,26 @@ fn touch_everything(db: &Db<'_>) -> Result<(), StoreError> {
     db.audit_append(&AuditRecord::default())?;
     db.audit_prune(1)?;
     db.activity_append(&ActivityRecord::default())?;
+    let of = UsageOf { session_id: "a", session_key: "a", agent_id: "main", channel: Some("x") };
+    let row = |at_ms| UsageRow {
+        at_ms,
+        role: UsageRole::User,
+        is_error: false,
+        latency_ms: None,
+        spent: None,
+        tools: Vec::new(),
+    };
+    db.usage_append(&UsageOf { channel: None, ..of }, &row(1))?;
+    db.usage_append(&of, &row(2))?;
+    for filter in [
+        UsageFilter::default(),
+        UsageFilter { session_key: Some("a".into()), ..UsageFilter::default() },
+        UsageFilter { session_id: Some("a".into()), ..UsageFilter::default() },
+    ] {
+        db.usage_each(&filter, |_, _| ())?;
+    }
+    db.usage_transcript("a")?;
+    db.usage_prune()?;
     db.meta_count("k", 1)?;
     db.meta_with_prefix("k")?;
     db.meta_delete("k")?;

@@ -26,6 +26,7 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 3, sql: include_str!("migrations/003.sql") },
     Migration { version: 4, sql: include_str!("migrations/004.sql") },
     Migration { version: 5, sql: include_str!("migrations/005.sql") },
+    Migration { version: 6, sql: include_str!("migrations/006.sql") },
 ];
 
 /// The version of a file that has seen every migration.
@@ -121,5 +122,61 @@ mod tests {
         let mut statement = conn.prepare(sql).unwrap();
         let rows: Vec<String> = statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
         assert_eq!(rows, ["7 7 5 received 1 0 none {} body 7", "9 9 5 done 0 0 none {} body 9"]);
+    }
+
+    #[test]
+    fn what_was_spent_before_it_was_counted_is_counted() {
+        let mut conn = Connection::open_in_memory().unwrap();
+        migrate(&mut conn, &MIGRATIONS[..5]).unwrap();
+        let session =
+            "INSERT INTO sessions VALUES ('agent:ops:main', 'ops', 's1', 'direct', NULL, 'webchat', NULL, NULL,
+                       NULL, NULL, 1, 1, 3, 0, 0, 0, '', '{}')";
+        conn.execute(session, []).unwrap();
+        let archived = "INSERT INTO archives VALUES (1, 's0', 'agent:main:old', 'reset', 9, 1, 1)";
+        conn.execute(archived, []).unwrap();
+        let insert = "INSERT INTO transcript (session_id, seq, message_id, role, at_ms, message)
+                      VALUES (?1, ?2, ?2, ?3, ?4, ?5)";
+        for (session_id, seq, role, at_ms, message) in [
+            ("s0", 1, "user", 1, r#"{"content":"as text"}"#),
+            ("s1", 1, "user", 10, r#"{"content":[{"type":"text","text":"hi"}]}"#),
+            (
+                "s1",
+                2,
+                "assistant",
+                15,
+                r#"{"content":[{"type":"toolCall","name":"read"}],"provider":"p","model":"m","stopReason":"toolUse",
+                    "usage":{"input":7,"output":3,"cacheRead":0,"cacheWrite":0,
+                             "cost":{"input":0.5,"output":0,"cacheRead":0,"cacheWrite":0,"total":0.5}}}"#,
+            ),
+            ("s1", 3, "toolResult", 17, r#"{"content":[],"isError":true}"#),
+            ("s1", 4, "system", 18, r#"{"content":[]}"#),
+        ] {
+            conn.execute(insert, (session_id, seq, role, at_ms, message)).unwrap();
+        }
+
+        migrate(&mut conn, MIGRATIONS).unwrap();
+
+        let mut rows = Vec::new();
+        let queries = crate::store::db::Queries::new(conn);
+        let filter = crate::store::usage::UsageFilter::default();
+        queries
+            .usage_each(&filter, |of, row| {
+                let spent = row.spent.map(|spent| (spent.provider, spent.input, spent.cost));
+                let who = format!("{} {} {:?}", of.session_key, of.agent_id, of.channel.as_deref());
+                rows.push((who, row.at_ms, row.is_error, row.latency_ms, spent, row.tools.join(",")));
+            })
+            .unwrap();
+        let ops = || String::from("agent:ops:main ops Some(\"webchat\")");
+        let spent = Some((String::from("p"), 7, Some([0.5, 0.0, 0.0, 0.0])));
+        let none = String::new;
+        assert_eq!(
+            rows,
+            [
+                (String::from("agent:main:old main None"), 1, false, None, None, none()),
+                (ops(), 10, false, None, None, none()),
+                (ops(), 15, false, Some(5), spent, String::from("read")),
+                (ops(), 17, true, None, None, none()),
+            ]
+        );
     }
 }

@@ -76,10 +76,17 @@ pub struct Facts {
     pub compactions: u64,
     /// Tokens read and written since it began.
     pub tokens: (u64, u64),
+    /// What they cost, in words; `None`: no model was asked.
+    pub cost: Option<String>,
     /// Tokens of its context, as last counted.
     pub context_tokens: u64,
     /// Tokens the model reads at most.
     pub context_window: Option<u64>,
+}
+
+/// The end of a line about tokens: what they cost.
+pub fn cost(facts: &Facts) -> String {
+    facts.cost.as_ref().map(|cost| format!("; cost: {cost}")).unwrap_or_default()
 }
 
 /// The facts in words, a subject on each line.
@@ -100,7 +107,7 @@ pub fn card(facts: &Facts) -> String {
         format!("openclaw-rs {}", env!("CARGO_PKG_VERSION")),
         format!("Time: {}", facts.time),
         format!("Model: {model}"),
-        format!("Tokens: {} in, {} out", facts.tokens.0, facts.tokens.1),
+        format!("Tokens: {} in, {} out{}", facts.tokens.0, facts.tokens.1, cost(facts)),
         format!("Context: {context}, {} messages, {} compactions", facts.messages, facts.compactions),
         format!("Session: {} ({})", facts.key, facts.kind),
         format!("Settings: think {}, verbose {}, reasoning {}", facts.thinking, facts.verbose, facts.reasoning),

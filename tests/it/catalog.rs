@@ -342,3 +342,23 @@ fn a_workspace_is_looked_at_page_by_page_and_never_from_outside() {
         .expect_err("INVALID_REQUEST")
         .message("agent \"ghost\" not found");
 }
+
+#[test]
+fn a_built_in_provider_is_known_by_a_key_that_is_elsewhere() {
+    let config = json!({ "keys": { "groq_api_keys": ["list-key-one", "list-key-two"] } });
+    let server = Server::with().model().config(&config).env("OPENAI_API_KEY", "environment-key").start();
+    let ann = server.operator("ann");
+
+    let models = ann.call("models.list", json!({ "provider": "openai" })).expect_ok();
+    let rows = models["models"].as_array().unwrap();
+    assert!(!rows.is_empty() && rows.iter().all(|row| row["available"] == true), "{models}");
+    let status = ann.call("models.authStatus", json!({})).expect_ok();
+    let of = |id: &str| status["providers"].as_array().unwrap().iter().find(|row| row["provider"] == id).cloned();
+    assert_eq!(of("openai").unwrap()["apiKey"], json!({ "source": "env", "envVar": "OPENAI_API_KEY" }));
+    let groq = of("groq").unwrap();
+    let profiles: Vec<_> = groq["profiles"].as_array().unwrap().iter().map(|row| &row["profileId"]).collect();
+    assert_eq!(profiles, ["groq:key-1", "groq:key-2"]);
+    for secret in ["environment-key", "list-key"] {
+        assert!(!status.to_string().contains(secret), "{status}");
+    }
+}

@@ -52,6 +52,8 @@ mod openai;
 mod conversations;
 // Talking to an agent whose model answers.
 mod talk;
+// What was spent.
+mod usage;
 // The port itself: paths, addresses, pipelining, signs of life.
 mod transport;
 // The house rules that a machine can read.

@@ -125,3 +125,80 @@ fn a_session_answers_where_it_was_last_spoken_to() {
     let found = ann.call("sessions.resolve", json!({ "channel": "telegram", "to": "42" })).expect_ok();
     assert_eq!(found["key"], "agent:main:trip");
 }
+
+#[test]
+fn what_was_said_is_found_by_its_words() {
+    let server = Server::with().model().start();
+    let ann = server.operator("ann");
+    let say = |key: &str, id: &str, text: &str| {
+        let params = json!({ "sessionKey": key, "message": text, "idempotencyKey": id });
+        ann.call("chat.send", params).expect_ok();
+        ann.call("agent.wait", json!({ "runId": id, "timeoutMs": 20_000 })).expect_ok();
+    };
+    say("attic", "one", "the lamp in the attic is on");
+    say("cellar", "two", "a lamp for the cellar, and another lamp");
+    let found = |params| ann.call("sessions.search", params).expect_ok();
+
+    let both = found(json!({ "query": "LAMP" }));
+    let keys: Vec<&serde_json::Value> =
+        both["results"].as_array().unwrap().iter().map(|hit| &hit["sessionKey"]).collect();
+    assert_eq!(keys, ["agent:main:cellar", "agent:main:attic"], "who says it twice comes first");
+    let hit = &both["results"][1];
+    assert_eq!((&hit["role"], &hit["snippet"]), (&json!("user"), &json!("the lamp in the attic is on")));
+    let message = ann.call("sessions.get", json!({ "key": "attic" })).expect_ok()["messages"][0].clone();
+    assert_eq!(hit["messageId"], message["__openclaw"]["id"]);
+    assert_eq!(found(json!({ "query": "lamp", "sessionKeys": ["attic"] }))["results"].as_array().unwrap().len(), 1);
+    let scoped = found(json!({ "query": "lamp", "limit": 1, "scope": { "search": "attic" } }));
+    assert_eq!(scoped["sessions"][0]["key"], "agent:main:attic");
+    assert_eq!(found(json!({ "query": "lamp haystack" })), json!({ "results": [] }));
+    ann.call("sessions.search", json!({ "query": " " }))
+        .expect_err("INVALID_REQUEST")
+        .message("query must not be empty");
+    let narrow = ConnectOptions::operator("narrow").scopes(&["operator.sessions.read"]);
+    let narrow = server.client("narrow", Proto::V4, &narrow);
+    narrow.call("sessions.search", json!({ "query": "lamp" })).expect_ok();
+}
+
+#[test]
+fn sessions_that_nobody_needs_are_put_away_when_that_is_enforced() {
+    let config = json!({ "session": { "maintenance": { "maxEntries": 2 } } });
+    let server = Server::with().model().config(&config).start();
+    let (ann, bob) = (server.operator("ann"), server.operator("bob"));
+    for key in ["main", "a", "b", "c", "telegram:direct:7"] {
+        ann.call("sessions.create", json!({ "key": key })).expect_ok();
+    }
+    ann.call("sessions.subscribe", json!({})).expect_ok();
+    let say = json!({ "sessionKey": "a", "message": "hello", "idempotencyKey": "one" });
+    ann.call("chat.send", say).expect_ok();
+    ann.call("agent.wait", json!({ "runId": "one", "timeoutMs": 20_000 })).expect_ok();
+    let listed = || -> Vec<String> {
+        let list = ann.call("sessions.list", json!({})).expect_ok();
+        let mut keys: Vec<String> =
+            list["sessions"].as_array().unwrap().iter().map(|row| row["key"].as_str().unwrap().to_owned()).collect();
+        keys.sort();
+        keys
+    };
+    let before = listed();
+
+    let warned = bob.call("sessions.cleanup", json!({})).expect_ok();
+    assert_eq!(
+        (&warned["mode"], &warned["wouldMutate"], &warned["capArchived"]),
+        (&json!("warn"), &json!(true), &json!(2))
+    );
+    assert_eq!(listed(), before, "it is only counted");
+    let retired = bob.call("sessions.cleanup", json!({ "fixDmScope": true })).expect_ok();
+    assert_eq!((&retired["dmScopeRetired"], &retired["beforeCount"]), (&json!(1), &json!(5)));
+    assert_eq!(retired["appliedCount"], 4);
+    let gone = ann.expect_event_where("sessions.changed", |changed| changed["reason"] == "delete");
+    gone.with("/sessionKey", "agent:main:telegram:direct:7");
+    let done = bob.call("sessions.cleanup", json!({ "enforce": true })).expect_ok();
+    assert_eq!((&done["mode"], &done["capArchived"], &done["appliedCount"]), (&json!("enforce"), &json!(1), &json!(4)));
+    let put_away = ann.expect_event_where("sessions.changed", |changed| changed["reason"] == "cleanup");
+    put_away.with("/sessionKey", "agent:main:b");
+    assert_eq!(listed(), ["agent:main:a", "agent:main:c", "agent:main:main"], "the main one stays, and the newest two");
+    let again = bob.call("sessions.cleanup", json!({ "enforce": true })).expect_ok();
+    assert_eq!(again["wouldMutate"], false);
+    bob.call("sessions.cleanup", json!({ "agent": "nobody" })).expect_err("INVALID_REQUEST");
+    let old = server.client("old", Proto::V4, &ConnectOptions::operator("old").scopes(&["operator.write"]));
+    old.call("sessions.cleanup", json!({})).expect_err("FORBIDDEN");
+}

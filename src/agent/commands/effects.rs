@@ -238,10 +238,11 @@ pub(super) fn usage(ground: &Ground<'_>, argument: Option<&str>) -> Effect {
     let facts = ground.facts;
     match argument {
         None => text(format!(
-            "Tokens: {} in, {} out, {} in context. Below replies: {}.",
+            "Tokens: {} in, {} out, {} in context{}. Below replies: {}.",
             facts.tokens.0,
             facts.tokens.1,
             facts.context_tokens,
+            session_status::cost(facts),
             stored(ground.session, "responseUsage", "off"),
         )),
         some => setting("responseUsage", "Usage below replies", "", &["off", "tokens", "full"], some),

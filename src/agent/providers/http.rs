@@ -54,6 +54,21 @@ pub struct Post<'a> {
     pub now_ms: i64,
 }
 
+/// A question that is not for a model: JSON is fetched.
+#[derive(Clone, Copy)]
+pub struct Get<'a> {
+    /// Where from.
+    pub url: &'a str,
+    /// Beside the usual ones; some are secret.
+    pub headers: &'a [(String, String)],
+    /// How long it may take in all.
+    pub time_max: Duration,
+    /// Ends it.
+    pub stop: &'a Stop,
+    /// The wall clock in milliseconds, for dates in answers.
+    pub now_ms: i64,
+}
+
 /// The bundled roots, or those of a PEM file.
 ///
 /// # Errors
@@ -110,6 +125,39 @@ impl Client {
             (sent, waited) = socket::waiting(post.stop, post.idle, deadline, || self.send_and_read(post, reader, tell));
         }
         sent.map_err(|ended| ended.into_failure(waited))
+    }
+
+    /// Fetches JSON, at most [`BODY_BYTES_MAX`] of it.
+    ///
+    /// # Errors
+    /// Whatever goes wrong on the way or in the answer.
+    pub fn get(&self, get: &Get<'_>) -> Result<Value, Failure> {
+        let deadline = Instant::now() + get.time_max;
+        let (fetched, waited) = socket::waiting(get.stop, get.time_max, deadline, || self.fetch(get));
+        fetched.map_err(|ended| ended.into_failure(waited))
+    }
+
+    fn fetch(&self, get: &Get<'_>) -> Result<Value, Ended> {
+        let mut request = self.agent.get(get.url).header("accept", "application/json");
+        for (name, value) in get.headers {
+            request = request.header(name, value);
+        }
+        let response = request.call().map_err(Ended::Connection)?;
+        let status = response.status().as_u16();
+        let (head, body) = response.into_parts();
+        let body = body.into_reader();
+        let header = |name: &str| Some(head.headers.get(name)?.to_str().ok()?.to_owned());
+        let mut text = Vec::new();
+        if !(200..300).contains(&status) {
+            // What was read of it is enough.
+            let _ = body.take(ERROR_BYTES_MAX).read_to_end(&mut text);
+            return Err(trouble::of_status(status, &String::from_utf8_lossy(&text), &header, get.now_ms).into());
+        }
+        body.take(BODY_BYTES_MAX + 1).read_to_end(&mut text).map_err(Ended::of_read)?;
+        if text.len() as u64 > BODY_BYTES_MAX {
+            return Err(failure(FailureKind::Format, "the answer is too long").into());
+        }
+        Ok(serde_json::from_slice(&text).map_err(|_| failure(FailureKind::Format, "the answer is not JSON"))?)
     }
 
     fn send_and_read(

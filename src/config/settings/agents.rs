@@ -249,6 +249,20 @@ pub struct Session {
     pub scope: SessionScope,
     /// How long what left a session is kept; `None`: for good.
     pub archives_kept: Option<Duration>,
+    pub maintenance: Maintenance,
+}
+
+/// Which sessions nobody needs any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Maintenance {
+    /// Whether they are put away, or only counted.
+    pub is_enforced: bool,
+    /// After how long nobody needs one.
+    pub prune_after: Duration,
+    /// How many are kept of an agent.
+    pub entries_max: u64,
+    /// Whether all direct messages belong to the main session.
+    pub is_main_shared: bool,
 }
 
 /// `session.scope`.
@@ -279,6 +293,12 @@ impl Session {
                 _ => SessionScope::PerSender,
             },
             archives_kept: is_enforced.then_some(prune_after),
+            maintenance: Maintenance {
+                is_enforced,
+                prune_after,
+                entries_max: session.int("maintenance.maxEntries").unsigned_abs(),
+                is_main_shared: session.text_or_default("dmScope") == "main",
+            },
         }
     }
 }

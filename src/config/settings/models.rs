@@ -74,8 +74,8 @@ pub struct Model {
     pub reasoning: bool,
     /// `text`, `image`.
     pub input: Vec<String>,
-    /// In dollars for a million tokens.
-    pub cost: Cost,
+    /// In dollars for a million tokens; `None`: nothing is written.
+    pub cost: Option<Cost>,
     /// In tokens.
     pub context_window: Option<u64>,
     /// Longest answer, in tokens.
@@ -85,7 +85,7 @@ pub struct Model {
     pub compat: Map<String, Value>,
 }
 
-/// Dollars for a million tokens; 0 where nothing is written.
+/// Dollars for a million tokens; 0 where a price is left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Cost {
     pub input: f64,
@@ -219,18 +219,15 @@ impl Model {
             return None;
         };
         let tokens = |path| model.int_if_set(path).and_then(|n| u64::try_from(n).ok());
-        let price = |path| model.number_if_set(path).unwrap_or(0.0);
+        let price = |path| model.number_if_set(path);
+        let prices = ["cost.input", "cost.output", "cost.cacheRead", "cost.cacheWrite"].map(price);
+        let [input, output, cache_read, cache_write] = prices.map(Option::unwrap_or_default);
         Some(Model {
             name: model.text("name").unwrap_or_else(|| id.clone()),
             api: model.text("api"),
             reasoning: model.flag("reasoning"),
             input: model.texts("input"),
-            cost: Cost {
-                input: price("cost.input"),
-                output: price("cost.output"),
-                cache_read: price("cost.cacheRead"),
-                cache_write: price("cost.cacheWrite"),
-            },
+            cost: prices.iter().any(Option::is_some).then_some(Cost { input, output, cache_read, cache_write }),
             context_window: tokens("contextWindow"),
             max_tokens: tokens("maxTokens"),
             headers: model.secret_sources("headers"),

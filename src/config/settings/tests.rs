@@ -316,10 +316,8 @@ fn what_is_written_of_models_is_read_and_nothing_is_fetched() {
     assert_eq!(provider.headers, [("X-Team".to_owned(), Source::Variable("TEAM".into()))]);
     assert_eq!(provider.request_defaults["seed"], 1);
     let model = &provider.models[0];
-    assert_eq!(
-        (model.cost.input, model.cost.output, model.cost.cache_read, model.max_tokens),
-        (1.5, 0.0, 0.5, Some(9))
-    );
+    let cost = model.cost.unwrap();
+    assert_eq!((cost.input, cost.output, cost.cache_read, model.max_tokens), (1.5, 0.0, 0.5, Some(9)));
     assert_eq!(models.offered[0].alias.as_deref(), Some("quick"));
     let keys = vec![Source::Written(Secret::new("one")), Source::Variable("TWO".into())];
     assert_eq!(models.key_lists, [("p_api_keys".to_owned(), keys)]);

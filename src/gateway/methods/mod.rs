@@ -21,6 +21,7 @@ pub mod status;
 pub mod suspend;
 pub mod system;
 pub mod update;
+pub mod usage;
 pub mod voicewake;
 
 use super::table::Method;
@@ -46,6 +47,7 @@ pub static FAMILIES: &[&[Method]] = &[
     chat::METHODS,
     commands::METHODS,
     sessions::METHODS,
+    usage::METHODS,
     approvals::METHODS,
     artifacts::METHODS,
     voicewake::METHODS,

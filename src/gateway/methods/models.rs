@@ -1,11 +1,15 @@
 //! The models that are configured, and whether they could be asked.
 //!
-//! The catalogue is the configuration: what `models.providers` describes, and what `agents` names beside it. Reading it
-//! asks no provider, which is what [`hello::CAP_PUBLISHED_CATALOG`](crate::gateway::hello::CAP_PUBLISHED_CATALOG) promises.
+//! The catalogue is what `models.providers` describes, the built-in providers whose key is in the environment or in `keys`,
+//! and what `agents` names beside them ([`shown`]). Reading it asks no provider, which is what [`hello::CAP_PUBLISHED_CATALOG`](crate::gateway::hello::CAP_PUBLISHED_CATALOG) promises.
+
+use std::borrow::Cow;
 
 use serde_json::{Map, Value, json};
 
 use super::chat;
+use crate::agent::models::shown;
+use crate::agent::providers::table;
 use crate::config::load::Loaded;
 use crate::config::settings::agents::ModelChoice;
 use crate::config::settings::models::{Credential, Model, Provider};
@@ -76,9 +80,10 @@ fn list(gateway: &mut Gateway, call: &Call, params: ListParams) -> Result<Value,
         None => asked_agent(gateway, params.agent_id.as_ref().map(|id| id.0.as_str()))?,
     };
     let config = &gateway.config;
+    let providers = known_providers(gateway);
     let provider = match &params.provider {
         None => None,
-        Some(asked) => match config.settings.models.provider(&asked.0) {
+        Some(asked) => match providers.iter().find(|provider| provider.id.eq_ignore_ascii_case(&asked.0)) {
             Some(provider) => Some(provider.id.as_str()),
             None => {
                 let asked: String = asked.0.chars().filter(|c| !c.is_control()).take(80).collect();
@@ -90,7 +95,7 @@ fn list(gateway: &mut Gateway, call: &Call, params: ListParams) -> Result<Value,
     };
     let view = params.view.unwrap_or(View::Default);
     // `refresh` fetches the lists of providers that have one to fetch. None has: what is configured is all there is.
-    let ask = Ask { agent: &agent, view, provider, has_details: is_on(params.include_details) };
+    let ask = Ask { agent: &agent, view, provider, providers: &providers, has_details: is_on(params.include_details) };
     let mut out = catalog(config, call.protocol(), &ask);
     let has_defaults = params.include_default_models.unwrap_or(view == View::Configured && !is_of_session);
     if has_defaults && call.protocol() == Protocol::V4 {
@@ -105,8 +110,10 @@ pub(super) fn no_account() -> RpcError {
 }
 
 /// The models that a person may choose from for an agent.
-pub(super) fn choice(config: &Loaded, protocol: Protocol, agent: &str) -> Value {
-    catalog(config, protocol, &Ask { agent, view: View::Default, provider: None, has_details: false })
+pub(super) fn choice(gateway: &Gateway, protocol: Protocol, agent: &str) -> Value {
+    let providers = known_providers(gateway);
+    let ask = Ask { agent, view: View::Default, provider: None, providers: &providers, has_details: false };
+    catalog(&gateway.config, protocol, &ask)
 }
 
 /// The agent a caller means; the default one when it names none.
@@ -130,8 +137,10 @@ fn set_default_models(catalog: &mut Value) {
 struct Ask<'a> {
     agent: &'a str,
     view: View,
-    /// Id of a configured provider.
+    /// Id of one of `providers`.
     provider: Option<&'a str>,
+    /// Everybody who could be asked, as [`known_providers`] tells.
+    providers: &'a [Cow<'a, Provider>],
     has_details: bool,
 }
 
@@ -165,10 +174,13 @@ fn catalog(config: &Loaded, protocol: Protocol, ask: &Ask<'_>) -> Value {
                 View::Configured => is_allowed(allowed, &key) || place_in(&choice, &key).is_some(),
             }
     };
-    let mut entries = described(config);
+    let mut entries = match ask.view {
+        View::ProviderConfig => described(config.settings.models.providers.iter()),
+        _ => described(ask.providers.iter().map(AsRef::as_ref)),
+    };
     if ask.view != View::ProviderConfig {
         let named = choice.primary.iter().chain(&choice.fallbacks).map(String::as_str);
-        add_named(config, &mut entries, named.chain(allowed.into_iter().flatten().map(|(key, _)| key.as_str())));
+        add_named(ask.providers, &mut entries, named.chain(allowed.into_iter().flatten().map(|(key, _)| key.as_str())));
     }
     entries.retain(is_shown);
     entries.sort_by(|a, b| (a.provider_id, a.name()).cmp(&(b.provider_id, b.name())));
@@ -179,16 +191,26 @@ fn catalog(config: &Loaded, protocol: Protocol, ask: &Ask<'_>) -> Value {
     json!({ "models": rows.collect::<Vec<_>>() })
 }
 
-fn described(config: &Loaded) -> Vec<Entry<'_>> {
+/// The providers that are configured, and those whose key is elsewhere.
+fn known_providers(gateway: &Gateway) -> Vec<Cow<'_, Provider>> {
+    let environment = |name: &str| gateway.load_inputs.env.0.get(name).cloned();
+    shown::providers(&gateway.config.settings.models, &environment)
+}
+
+fn described<'a>(providers: impl Iterator<Item = &'a Provider>) -> Vec<Entry<'a>> {
     let of = |provider| move |model| entry(provider, model);
     fn entry<'a>(provider: &'a Provider, model: &'a Model) -> Entry<'a> {
         Entry { provider_id: &provider.id, id: &model.id, provider: Some(provider), known: Some(model) }
     }
-    config.settings.models.providers.iter().flat_map(|provider| provider.models.iter().map(of(provider))).collect()
+    providers.flat_map(|provider| provider.models.iter().map(of(provider))).collect()
 }
 
 /// Adds the models that are named as `provider/model` and described nowhere.
-fn add_named<'a>(config: &'a Loaded, entries: &mut Vec<Entry<'a>>, keys: impl Iterator<Item = &'a str>) {
+fn add_named<'a>(
+    providers: &'a [Cow<'a, Provider>],
+    entries: &mut Vec<Entry<'a>>,
+    keys: impl Iterator<Item = &'a str>,
+) {
     for key in keys {
         let Some((provider_id, id)) = key.split_once('/') else { continue };
         let is_there = entries.iter().any(|entry| entry.provider_id == provider_id && entry.id == id);
@@ -196,7 +218,7 @@ fn add_named<'a>(config: &'a Loaded, entries: &mut Vec<Entry<'a>>, keys: impl It
             entries.push(Entry {
                 provider_id,
                 id,
-                provider: config.settings.models.provider(provider_id),
+                provider: providers.iter().map(AsRef::as_ref).find(|provider| provider.id == provider_id),
                 known: None,
             });
         }
@@ -294,8 +316,13 @@ fn auth_status(gateway: &mut Gateway, call: &Call, params: Loose) -> Result<Valu
     if let Err(error) = asked_agent(gateway, asked) {
         return Err(error.with_details(json!({ "code": "UNKNOWN_AGENT_ID", "agentId": asked.map(agent_id) })));
     }
-    let providers = &gateway.config.settings.models.providers;
+    let providers = known_providers(gateway);
+    let written = &gateway.config.settings.models;
+    let environment = |name: &str| gateway.load_inputs.env.0.get(name).cloned();
     let with_key = providers.iter().filter_map(|provider| {
+        let listed = shown::listed_profiles(&table::canonical(&provider.id), written, &environment);
+        let profile =
+            |id: &String| json!({ "profileId": id, "type": "api_key", "status": "static", "source": "config" });
         let source = match &provider.credential {
             Credential::Document => json!({ "source": "config" }),
             Credential::Variable(name) => json!({ "source": "env", "envVar": name }),
@@ -307,13 +334,12 @@ fn auth_status(gateway: &mut Gateway, call: &Call, params: Loose) -> Result<Valu
             "displayName": provider.id,
             // A key neither expires nor is renewed; there are no sign-ins beside it.
             "status": "static",
-            "profiles": [],
+            "profiles": listed.iter().map(profile).collect::<Vec<_>>(),
             "apiKey": source,
         }))
     });
     // Every provider takes a key; it is written into the configuration, not handed over by a form of its own.
-    let capability =
-        |provider: &Provider| json!({ "provider": provider.id, "apiKeySupported": true, "quickApiKeySetup": false });
+    let capability = |provider: &Cow<'_, Provider>| json!({ "provider": provider.id, "apiKeySupported": true, "quickApiKeySetup": false });
     Ok(json!({
         "ts": call.now_ms,
         "providers": with_key.collect::<Vec<_>>(),
@@ -339,7 +365,9 @@ impl Gateway {
         if let Some(key) = target.get("sessionKey") {
             scope["sessionKey"] = key.clone();
         }
-        let ask = Ask { agent: &agent, view: View::Configured, provider: None, has_details: false };
+        let providers = known_providers(self);
+        let ask =
+            Ask { agent: &agent, view: View::Configured, provider: None, providers: &providers, has_details: false };
         let mut catalog = catalog(&self.config, Protocol::V4, &ask);
         if of_key.is_none() {
             set_default_models(&mut catalog);
@@ -377,11 +405,14 @@ mod tests {
     }
 
     fn ask(view: View) -> Ask<'static> {
-        Ask { agent: "main", view, provider: None, has_details: false }
+        Ask { agent: "main", view, provider: None, providers: &[], has_details: false }
     }
 
     fn rows(config: &Loaded, ask: &Ask<'_>) -> Vec<Value> {
-        catalog(config, Protocol::V4, ask)["models"].as_array().unwrap().clone()
+        let providers = shown::providers(&config.settings.models, &|_| None);
+        let &Ask { agent, view, provider, has_details, .. } = ask;
+        let ask = Ask { agent, view, provider, providers: &providers, has_details };
+        catalog(config, Protocol::V4, &ask)["models"].as_array().unwrap().clone()
     }
 
     #[track_caller]

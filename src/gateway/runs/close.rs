@@ -8,7 +8,7 @@ use crate::agent::calls;
 use crate::agent::cooldown::Cooldowns;
 use crate::agent::run::{Load, Outcome, RunEnd};
 use crate::agent::stop::Why;
-use crate::agent::talk::{Failure, FailureKind, Prices, Usage};
+use crate::agent::talk::{Bill, Failure, FailureKind, Prices, Usage};
 use crate::agent::turn;
 use crate::intake::accept::run_key;
 use crate::intake::{Source, activity};
@@ -16,6 +16,8 @@ use crate::protocol::error::RpcError;
 use crate::protocol::session_key::SessionKey;
 use crate::protocol::version::Protocol;
 use crate::sessions::transcript;
+use crate::sessions::usage::UNPRICED;
+use crate::sessions::usage::totals::number;
 use crate::store::StoreError;
 use crate::store::db::Db;
 use crate::store::inbox::InboxState;
@@ -314,16 +316,16 @@ fn by_whom(end: &RunEnd, stop: &'static str, more: Vec<(&'static str, Value)>) -
     extra.extend([
         ("provider", json!(provider)),
         ("model", json!(model)),
-        ("usage", turn::usage_of(&end.usage, &prices(end))),
+        ("usage", turn::usage_of(&end.unrecorded, prices(end).as_ref())),
         ("stopReason", json!(stop)),
     ]);
     extra.extend(more);
     extra
 }
 
-/// What the run's first model takes for its tokens.
-pub(super) fn prices(end: &RunEnd) -> Prices {
-    end.load.as_ref().map(|load| load.prices).unwrap_or_default()
+/// What the run's first model takes for its tokens; `None`: not known.
+pub(super) fn prices(end: &RunEnd) -> Option<Prices> {
+    end.load.as_ref().and_then(|load| load.prices)
 }
 
 /// How full the context is, in the words of protocol 4.
@@ -360,7 +362,6 @@ fn count(row: &mut SessionRow, run_id: &str, end: &RunEnd) {
         Outcome::Stopped { why: Why::Timeout, .. } => "timeout",
         Outcome::Stopped { .. } => "killed",
     };
-    let cost = row.entry.get("estimatedCostUsd").and_then(Value::as_f64).unwrap_or(0.0);
     let facts = [
         ("status", json!(how)),
         ("startedAt", json!(end.began_ms)),
@@ -369,7 +370,6 @@ fn count(row: &mut SessionRow, run_id: &str, end: &RunEnd) {
         ("lastRunId", json!(run_id)),
         // Counted now, even where it is nothing.
         ("totalTokensFresh", json!(true)),
-        ("estimatedCostUsd", turn::number(cost + prices(end).total(&end.usage))),
     ];
     row.entry.extend(facts.map(|(name, value)| (name.to_owned(), value)));
     match &end.outcome {
@@ -384,8 +384,7 @@ fn count(row: &mut SessionRow, run_id: &str, end: &RunEnd) {
     let begun_ms = json!(row.created_ms);
     row.entry.entry("sessionStartedAt").or_insert(begun_ms);
     row.entry.entry("compactionCount").or_insert(json!(0));
-    row.tokens.input += end.usage.input;
-    row.tokens.output += end.usage.output;
+    pay(row, &end.usage, &end.bill);
     // What the gateway said itself filled no context.
     if let Outcome::Replied(reply) = &end.outcome
         && reply.provider != transcript::BY_GATEWAY.0
@@ -398,6 +397,18 @@ fn count(row: &mut SessionRow, run_id: &str, end: &RunEnd) {
     let was_stopped = matches!(&end.outcome, Outcome::Stopped { .. });
     row.entry.insert("abortedLastRun".to_owned(), json!(was_stopped));
     row.entry.insert("systemSent".to_owned(), json!(true));
+}
+
+/// Adds what answers took to their session.
+pub(in crate::gateway) fn pay(row: &mut SessionRow, usage: &Usage, bill: &Bill) {
+    row.tokens.input += usage.input;
+    row.tokens.output += usage.output;
+    let dollars = row.entry.get("estimatedCostUsd").and_then(Value::as_f64).unwrap_or(0.0);
+    row.entry.insert("estimatedCostUsd".to_owned(), number(dollars + bill.dollars));
+    if bill.n_unpriced > 0 {
+        let before = row.entry.get(UNPRICED).and_then(Value::as_u64).unwrap_or(0);
+        row.entry.insert(UNPRICED.to_owned(), json!(before + bill.n_unpriced));
+    }
 }
 
 /// Takes the model's name out of a failure where there was no other model it could be confused with: clients show the text
@@ -432,6 +443,8 @@ pub(super) fn bare_end(outcome: Outcome, now_ms: i64) -> RunEnd {
         compacted: None,
         outcome,
         usage: Usage::default(),
+        bill: Bill::default(),
+        unrecorded: Usage::default(),
         attempts: Vec::new(),
         tool_calls: 0,
         steps: 0,

@@ -403,6 +403,11 @@ fn no_twin(name: &str) -> RpcError {
 }
 
 impl Gateway {
+    /// The models that may be asked; made where they are first looked at, which must not be on the loop.
+    pub(in crate::gateway) fn models(&self) -> Arc<LazyModels> {
+        Arc::clone(&self.runs.models)
+    }
+
     /// The models that commands look at, when they are still to be made: before the store's thread needs them.
     pub(in crate::gateway) fn models_to_make(&self) -> Option<Arc<LazyModels>> {
         self.runs.models.made().is_none().then(|| Arc::clone(&self.runs.models))

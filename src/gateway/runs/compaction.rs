@@ -124,11 +124,11 @@ impl Gateway {
         };
         let Some(compaction) = self.leave_compaction(no, None) else { return };
         let Compaction { call, session, session_id, .. } = compaction;
-        let (snapshot, usage) = (self.snapshot(), end.usage);
+        let (snapshot, usage, bill) = (self.snapshot(), end.usage, end.bill);
         let origin = Origin::Request { conn: call.conn(), id: call.id.clone(), method: call.method };
         let work = Work::Store(Box::new(move |db| {
             let first_kept = first_kept(db, session_id.as_deref(), &compacted)?;
-            let fact = count_compacted(&StoreCx { db, snapshot, call, ordered_by: None }, &session, &usage)?;
+            let fact = count_compacted(&StoreCx { db, snapshot, call, ordered_by: None }, &session, &usage, &bill)?;
             let answer = json!({
                 "ok": true,
                 "key": session.as_str(),

@@ -13,7 +13,6 @@ use super::{Again, Ending, Phase, WAITS_MAX, Wait};
 use crate::agent::run::{Outcome, RunEnd};
 use crate::agent::stop::Why;
 use crate::agent::talk::{AttemptOutcome, FailureKind, Usage};
-use crate::agent::turn;
 use crate::gateway::dispatch::BUSY_RETRY_MS;
 use crate::gateway::effect::{Done, Effect, Job, Origin, RunNo, Work};
 use crate::gateway::inbound::PastRun;
@@ -28,6 +27,7 @@ use crate::protocol::session_key::DEFAULT_AGENT;
 use crate::protocol::version::Protocol;
 use crate::runtime::clock::Now;
 use crate::sessions::row;
+use crate::sessions::usage::totals::number;
 use crate::store::idempotency::IDEMPOTENCY_TTL_MS;
 
 impl Gateway {
@@ -400,7 +400,7 @@ fn result(run_id: &str, session_id: Option<&str>, end: &RunEnd, protocol: Protoc
     });
     if protocol == Protocol::V4 {
         about["assistantTurns"] = json!(end.steps);
-        about["costUsd"] = turn::number(close::prices(end).total(&end.usage));
+        about["costUsd"] = number(end.bill.dollars);
         if let Some(load) = &end.load {
             about["contextTokens"] = json!(load.window);
             about["contextTokensSource"] = json!("resolved");
@@ -428,8 +428,10 @@ fn tokens(usage: &Usage, end: &RunEnd, protocol: Protocol) -> Value {
         "cacheWrite": usage.cache_write,
         "total": usage.total(),
     });
-    if protocol == Protocol::V4 {
-        tokens["cost"] = json!({ "total": turn::number(close::prices(end).total(usage)) });
+    if protocol == Protocol::V4
+        && let Some(prices) = close::prices(end)
+    {
+        tokens["cost"] = json!({ "total": number(prices.total(usage)) });
     }
     tokens
 }

@@ -10,8 +10,8 @@ const QUEUE_MODES: &[&str] = &["followup", "steer", "collect", "interrupt", "que
 #[rustfmt::skip]
 pub(super) static ROWS: &[Row] = &[
     choice("session.scope", &["per-sender", "global"]).or("\"per-sender\"").new_only().now().basic().doc("Whether senders have sessions of their own."),
-    choice("session.dmScope", &["main", "per-peer", "per-channel-peer", "per-account-channel-peer"]).or("\"main\"").new_only().basic()
-        .doc("Which session a direct message belongs to."),
+    choice("session.dmScope", &["main", "per-peer", "per-channel-peer", "per-account-channel-peer"]).or("\"main\"").new_only().now().basic()
+        .doc("Which session a direct message belongs to. No channel delivers any yet: so far `main` says that `sessions.cleanup` may retire those of single peers when asked to."),
     text("session.mainKey").or("\"main\"").new_only().now().doc("Name of the main session."),
     map("session.identityLinks").or("{}").new_only().doc("Peers that are one person, by name."),
     texts("session.identityLinks.*").new_only().doc("Ids of that person, as `channel:id`."),
@@ -35,10 +35,10 @@ pub(super) static ROWS: &[Row] = &[
     int("session.agentToAgent.maxPingPongTurns", 0, 5).or("5").doc("Turns between two agents."),
     open("session.threadBindings").doc("Sessions bound to threads."),
     open("session.maintenance").doc("Pruning of old sessions."),
-    choice("session.maintenance.mode", &["warn", "enforce"]).or("\"warn\"").now().doc("`enforce` removes archived messages after `pruneAfter`; `warn` removes nothing."),
-    row("session.maintenance.pruneAfter", Kind::Duration(Unit::Hours)).or("\"30d\"").now().doc("How long archived messages are kept in mode `enforce`."),
+    choice("session.maintenance.mode", &["warn", "enforce"]).or("\"warn\"").now().doc("`enforce` removes archived messages after `pruneAfter` and lets `sessions.cleanup` put old sessions away; `warn` removes nothing."),
+    row("session.maintenance.pruneAfter", Kind::Duration(Unit::Hours)).or("\"30d\"").now().doc("How long archived messages are kept in mode `enforce`, and sessions stay in the list."),
     row("session.maintenance.rotateBytes", Kind::Size).or("\"10mb\"").doc("Size at which a file is rotated."),
-    int("session.maintenance.maxEntries", 1, ANY_INT).or("500").doc("Sessions kept."),
+    int("session.maintenance.maxEntries", 1, ANY_INT).or("500").now().doc("Sessions of an agent that `sessions.cleanup` leaves in the list; in mode `enforce` it puts the older ones away."),
 
     text("messages.messagePrefix").doc("Stands before messages to the model."),
     text("messages.responsePrefix").doc("Stands before replies; `auto` is the agent's name."),

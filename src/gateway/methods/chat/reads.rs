@@ -67,7 +67,7 @@ pub(super) fn metadata(gateway: &mut Gateway, call: &Call, params: MetadataParam
     if params.auth_profile_id.is_some() {
         return Err(models::no_account());
     }
-    let mut out = models::choice(&gateway.config, call.protocol(), &agent);
+    let mut out = models::choice(gateway, call.protocol(), &agent);
     out["commands"] = json!(commands::wire(true));
     // No agent of this build has others work for it.
     out["swarmEnabled"] = json!(false);

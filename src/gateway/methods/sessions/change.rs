@@ -3,8 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::{Keyed, audit, groups, refuse_web_chat, whole_key};
-use crate::agent::talk::Usage;
-use crate::gateway::runs::close::close_sessions;
+use crate::agent::talk::{Bill, Usage};
+use crate::gateway::runs::close::{close_sessions, pay};
 use crate::gateway::table::{Call, StoreCx};
 use crate::gateway::{Done, Effect, Fact, Gateway, Job, Origin, Work};
 use crate::protocol::error::RpcError;
@@ -138,7 +138,7 @@ pub(super) fn patch(cx: StoreCx<'_>, params: Keyed<PatchParams>) -> Result<(Valu
     Ok((answer, patched.facts))
 }
 
-fn store_path(cx: &StoreCx<'_>) -> String {
+pub(super) fn store_path(cx: &StoreCx<'_>) -> String {
     format!("{}/{}", cx.snapshot.state_dir, crate::store::dir::DATABASE_FILE)
 }
 
@@ -205,7 +205,7 @@ fn check_archiving(
     Ok(())
 }
 
-fn is_main(cx: &StoreCx<'_>, key: &SessionKey) -> bool {
+pub(super) fn is_main(cx: &StoreCx<'_>, key: &SessionKey) -> bool {
     key.as_str() == "global" || key.is_main(&cx.snapshot.keys)
 }
 
@@ -462,10 +462,10 @@ pub(in crate::gateway) fn count_compacted(
     cx: &StoreCx<'_>,
     key: &SessionKey,
     usage: &Usage,
+    bill: &Bill,
 ) -> Result<Option<Fact>, StoreError> {
     let session = cx.db.session_update::<StoreError>(key.as_str(), cx.call.now_ms, |session| {
-        session.tokens.input += usage.input;
-        session.tokens.output += usage.output;
+        pay(session, usage, bill);
         Ok(())
     })?;
     let Some(session) = session else { return Ok(None) };

@@ -121,7 +121,7 @@ impl Param for Archived {
 
 impl ListParams {
     /// What is asked of the store; `None` when nothing can be in the list.
-    fn filter(&self, snapshot: &Snapshot, now_ms: i64) -> Option<SessionFilter> {
+    pub(super) fn filter(&self, snapshot: &Snapshot, now_ms: i64) -> Option<SessionFilter> {
         let is = |flag: Option<bool>| flag == Some(true);
         let nobody =
             [&self.workspace_dir, &self.project_id, &self.creator_id, &self.owner_id, &self.involving_profile_id];

@@ -1,19 +1,21 @@
 //! Sessions: finding them, changing them, following them.
 //!
-//! [`find`] holds the readers, [`change`] what writes, [`create`] what makes new ones, [`talk`] what is said in them,
-//! [`branch`] the ways back in a conversation, [`groups`] the groups of the list, [`files`] the files a session is about,
-//! [`follow`] the subscriptions. A
+//! [`find`] holds the readers, [`search`] looks for words, [`change`] has what writes, [`cleanup`] what puts away,
+//! [`create`] what makes new ones, [`talk`] what is said in them, [`branch`] the ways back in a conversation, [`groups`]
+//! the groups of the list, [`files`] the files a session is about, [`follow`] the subscriptions. A
 //! write answers once it is durable, leaves a record in the audit trail in the same transaction, and reports a fact from
 //! which `sessions.changed` is told.
 
 pub mod branch;
 pub mod change;
+pub mod cleanup;
 pub mod create;
 pub mod files;
 pub mod find;
 pub mod follow;
 pub mod groups;
 pub mod scope;
+pub mod search;
 pub mod talk;
 
 use serde_json::{Map, Value};
@@ -33,6 +35,7 @@ crate::methods! {
     "sessions.preview",              Both,  need::READ,  need::SESSIONS_READ,  Query find::preview;
     "sessions.resolve",              Never, need::READ,  need::SESSIONS_READ,  Query find::resolve;
     "sessions.describe",             V4,    need::READ,  need::SESSIONS_READ,  Query find::describe;
+    "sessions.search",               V4,    need::ADMIN, need::SESSIONS_READ,  Query search::search;
     "sessions.get",                  Never, need::READ,  need::SESSIONS_READ,  Query find::get;
     "sessions.create",               V4,    need::ADMIN, scope::CREATE,        Flow  create::create;
     "sessions.send",                 V4,    need::ADMIN, need::SESSIONS_WRITE, Flow  talk::send;
@@ -42,6 +45,7 @@ crate::methods! {
     "sessions.patchMany",            V4,    need::ADMIN, scope::PATCH_MANY,    Store change::patch_many;
     "sessions.reset",                Both,  need::ADMIN, need::ADMIN,          Store change::reset;
     "sessions.delete",               Both,  need::ADMIN, scope::DELETE,        Store change::delete;
+    "sessions.cleanup",              V4,    need::ADMIN, need::ADMIN,          Store cleanup::cleanup;
     "sessions.compact",              Both,  need::ADMIN, need::ADMIN,          Flow  change::compact;
     "sessions.branches.list",        V4,    need::READ,  need::SESSIONS_READ,  Query branch::list;
     "sessions.branches.switch",      V4,    need::ADMIN, need::ADMIN,          Flow  branch::switch;
@@ -96,7 +100,7 @@ impl Param for Label {
 }
 
 /// A word of a set that the schemas spell as constants.
-fn read_constant(
+pub(super) fn read_constant(
     words: &'static [&'static str],
     value: &Value,
     path: &str,

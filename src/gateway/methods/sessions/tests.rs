@@ -8,6 +8,7 @@ use super::super::super::clients::{Admission, Caller, Caps};
 use super::super::super::health::HeartbeatRule;
 use super::super::super::table::{self, Call, QueryCx, Run, StoreCx};
 use super::super::super::{Done, Fact, Snapshot, reload};
+use crate::agent::models::LazyModels;
 use crate::config::load::{self, LoadInputs};
 use crate::protocol::ConnId;
 use crate::protocol::connect::{ClientId, ClientMode};
@@ -48,6 +49,7 @@ impl World {
         let database = Database::open(&state, now_ms, OnDamage::Fail).unwrap().database;
         let snapshot = Snapshot {
             keys: Arc::new(reload::key_rules(&config)),
+            models: Arc::new(LazyModels::new(Arc::clone(&config), Default::default())),
             config,
             state_dir: "/state".into(),
             log_file: "".into(),
