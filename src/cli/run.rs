@@ -27,6 +27,7 @@ use crate::net::lanes::StoreLane;
 use crate::net::limits::Limits;
 use crate::net::signals::Signals;
 use crate::net::{ExitReason, NetError, Setup, Shell};
+use crate::runtime::allocator::AtHand;
 use crate::runtime::clock::Now;
 use crate::runtime::logging::{self, Logger};
 use crate::runtime::notify::Notify;
@@ -100,7 +101,9 @@ pub fn run(args: &Args, out: &mut Out) -> Result<Outcome, CliError> {
     let released = memory::release_program_pages();
     allocator::trim();
     log::debug!("released pages that only the start needed bytes={released}");
+    let at_hand = AtHand::open();
     let reason = shell.run(setup);
+    drop(at_hand);
     log::info!("stopped");
     logger.stop();
     match reason? {

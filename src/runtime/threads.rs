@@ -6,6 +6,8 @@
 use std::io;
 use std::thread::{Builder, JoinHandle};
 
+use super::allocator::AtHand;
+
 /// Longest thread name Linux shows, in bytes.
 pub const THREAD_NAME_BYTES_MAX: usize = 15;
 /// Stack of a thread that runs only our own shallow code.
@@ -24,5 +26,8 @@ pub fn spawn<T: Send + 'static>(
     body: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<JoinHandle<T>> {
     assert!(name.len() <= THREAD_NAME_BYTES_MAX, "thread name {name} is longer than Linux keeps");
-    Builder::new().name(name.to_owned()).stack_size(stack_bytes).spawn(body)
+    Builder::new().name(name.to_owned()).stack_size(stack_bytes).spawn(move || {
+        let _at_hand = AtHand::open();
+        body()
+    })
 }

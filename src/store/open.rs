@@ -14,6 +14,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use crate::runtime::clock;
@@ -313,6 +314,9 @@ fn connect(path: &Path, access: OpenFlags, busy_timeout: Duration) -> Result<Con
     let conn = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)
         .map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
     conn.busy_timeout(busy_timeout)?;
+    // A plan does not depend on what is bound. Otherwise each statement with a limit, or beside an index of some rows only,
+    // is planned anew whenever it comes out of the cache.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     conn.execute_batch(
         "PRAGMA foreign_keys = ON;
          PRAGMA mmap_size = 0;

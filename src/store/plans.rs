@@ -4,8 +4,8 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 
-use rusqlite::params_from_iter;
 use rusqlite::types::Value;
+use rusqlite::{StatementStatus, params_from_iter};
 
 use super::StoreError;
 use super::activity::{self, ActivityFilter, ActivityRecord};
@@ -289,5 +289,22 @@ fn decisions_and_records_are_read_in_order_from_an_index() {
     ] {
         let (sql, values) = audit::list_statement(&filter, 10);
         check(&database, &sql, values, index);
+    }
+}
+
+#[test]
+fn a_statement_is_planned_once_and_not_for_each_value() {
+    let (_dir, mut database) = scratch();
+    NOTED.take();
+    database.write(touch_everything).unwrap();
+    for sql in NOTED.take() {
+        for value in [7_i64, 8, 9] {
+            let mut statement = database.conn().prepare_cached(&sql).unwrap();
+            let values = vec![Value::Integer(value); statement.parameter_count()];
+            let mut rows = statement.query(params_from_iter(values)).unwrap();
+            while let Ok(Some(_)) = rows.next() {}
+        }
+        let statement = database.conn().prepare_cached(&sql).unwrap();
+        assert_eq!(statement.get_status(StatementStatus::RePrepare), 0, "{sql}");
     }
 }
