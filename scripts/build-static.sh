@@ -57,7 +57,8 @@ export LIBSQLITE3_FLAGS="${unused[*]/#/-USQLITE_} -DSQLITE_OMIT_LOAD_EXTENSION"
 # Frame pointers make the tables for unwinding smaller by more than they cost in code.
 # link-self-contained=no: zig has the start files, which Debian does not ship.
 flags="-C target-feature=+crt-static -C relocation-model=static -C target-cpu=$cpu -C force-frame-pointers=yes"
-flags="$flags -C link-self-contained=no"
+# fmt-debug=shallow: what is derived for logs says which kind of thing it is and leaves out its fields.
+flags="$flags -C link-self-contained=no -Z fmt-debug=shallow"
 build=(cargo-zigbuild zigbuild --locked --release --bin openclaw-rs --target "$target"
   -Z build-std=std,panic_unwind -Z build-std-features=panic-unwind,optimize_for_size)
 # The switch lets a stable compiler build its own standard library.

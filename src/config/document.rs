@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
-use sha2::{Digest, Sha256};
 
 use super::environment::Overrides;
 use super::expand::{self, Env};
@@ -15,7 +14,7 @@ use super::secret::Secret;
 use super::settings::Settings;
 use super::validate::{self, Unknown};
 use super::{Issue, json5, settings, spelling};
-use crate::runtime::random::hex;
+use crate::runtime::digest::sha256_hex;
 
 /// The two languages a document is written in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,7 +112,7 @@ pub(super) fn toml_value(value: &toml_edit::Value) -> Value {
 
 /// SHA-256 of the stored text in hexadecimal; of nothing, when there is no file.
 pub fn hash(raw: &str) -> String {
-    hex(&Sha256::digest(raw.as_bytes()))
+    sha256_hex(raw.as_bytes())
 }
 
 /// What a document is read with, the same for a reload and an edit as for the start.

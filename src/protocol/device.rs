@@ -2,8 +2,8 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use ring::digest::{SHA256, digest};
 use ring::signature::{ED25519, UnparsedPublicKey};
-use sha2::{Digest, Sha256};
 
 use super::connect::ConnectParams;
 use super::version::Protocol;
@@ -83,7 +83,7 @@ fn read_base64(text: &str) -> Option<Vec<u8>> {
 
 /// The id of the device with this raw key.
 pub fn id_of(key: &[u8; KEY_BYTES]) -> String {
-    Sha256::digest(key).iter().fold(String::with_capacity(64), |mut out, byte| {
+    digest(&SHA256, key).as_ref().iter().fold(String::with_capacity(64), |mut out, byte| {
         use std::fmt::Write as _;
         let _ = write!(out, "{byte:02x}");
         out

@@ -343,8 +343,22 @@ pub fn not_allowed(path: &str, issues: &mut Issues) {
     }
 }
 
+/// Notes the keys that are no field: neither one of both protocols nor, on protocol 4, one of its own.
+#[doc(hidden)]
+pub fn look_for_unknown(object: &Map<String, Value>, path: &str, issues: &mut Issues, common: &[&str], only4: &[&str]) {
+    for key in object.keys() {
+        let known =
+            |list: &[&str]| list.contains(&key.as_str()) || key.contains('_') && list.contains(&camel(key).as_str());
+        let is_known = known(common) || issues.protocol() == Protocol::V4 && known(only4);
+        if !is_known {
+            issues.unexpected(path, key);
+        }
+    }
+}
+
 /// Which of an object's keys is the field `name`: its own spelling, else the snake_case of it.
 #[doc(hidden)]
+#[inline(never)]
 pub fn find<'a>(object: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
     object.get(name).or_else(|| object.iter().find(|(key, _)| key.contains('_') && camel(key) == name).map(|(_, v)| v))
 }
@@ -408,18 +422,8 @@ macro_rules! params {
                 #[allow(unused_imports, reason = "a type without fields needs none of it, and its expansion is no place to know")]
                 use $crate::protocol::params as p;
                 let newest = issues.protocol() == $crate::protocol::version::Protocol::V4;
-                let common: &[&str] = &[$($wire),*];
-                let only4: &[&str] = &[$($($wire4),*)?];
-                for key in object.keys() {
-                    let known = |list: &[&str]| {
-                        list.contains(&key.as_str())
-                            || key.contains('_') && list.contains(&p::camel(key).as_str())
-                    };
-                    if !known(common) && !(newest && known(only4)) {
-                        issues.unexpected(path, key);
-                    }
-                }
-                let _ = (&newest, &object);
+                p::look_for_unknown(object, path, issues, &[$($wire),*], &[$($($wire4),*)?]);
+                let _ = &newest;
                 $( let $field = p::field::<$type>(object, path, $wire, issues); )*
                 $( $( let $field4 = if newest {
                     p::field::<$type4>(object, path, $wire4, issues)

@@ -5,6 +5,7 @@
 pub mod allocator;
 pub mod beneath;
 pub mod clock;
+pub mod digest;
 pub mod host;
 pub mod logging;
 pub mod memory;

@@ -10,13 +10,13 @@ use std::io;
 use std::path::Path;
 
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
 use super::content::{self, Coding, Kind};
 use super::headers::{self, ASK, FOREVER};
 use super::index::{self, Build};
 use super::{BasePath, Request, Response, path};
 use crate::runtime::beneath::{Folder, Found};
+use crate::runtime::digest::sha256_hex;
 
 /// Largest file sent, in bytes (upstream's largest is 3.6 MB); a larger one is answered with 500.
 pub const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -66,7 +66,7 @@ fn serve_index(root: &Folder, base: &BasePath, request: &Request<'_>) -> Respons
     let index = index::prepare(html, base, has_service_worker(root));
     let mut headers = headers::upstream(index.build, &index.hashes);
     // Digest of what is sent, not of the file: the base path is part of it.
-    let digest: String = Sha256::digest(index.html.as_bytes())[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = &sha256_hex(index.html.as_bytes())[..16];
     let etag = format!("\"{digest}\"");
     let current = content::is_current(request.if_none_match, &etag);
     headers.push(("Cache-Control", ASK.to_owned()));

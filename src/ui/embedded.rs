@@ -3,9 +3,8 @@
 use std::borrow::Cow;
 use std::sync::LazyLock;
 
-use sha2::{Digest, Sha256};
-
 use super::{Request, Response, content, headers};
+use crate::runtime::digest::sha256_hex;
 
 /// Where the page is found below the base path.
 const ENTRANCES: [&str; 3] = ["/", "/ui", "/control"];
@@ -41,13 +40,9 @@ const INDEX: &str = include_str!("page/index.html");
 static INDEX_NOW: LazyLock<String> = LazyLock::new(|| INDEX.replace(VERSION_MARK, env!("CARGO_PKG_VERSION")));
 /// Names the page as compiled in; changes with every change of any of its files.
 static ETAG: LazyLock<String> = LazyLock::new(|| {
-    let mut digest = Sha256::new();
-    digest.update(INDEX_NOW.as_bytes());
-    for (_, _, body) in FILES {
-        digest.update(body.as_bytes());
-    }
-    let hex: String = digest.finalize()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("\"{hex}\"")
+    let bodies = FILES.iter().map(|(_, _, body)| *body);
+    let whole: String = [INDEX_NOW.as_str()].into_iter().chain(bodies).collect();
+    format!("\"{}\"", &sha256_hex(whole.as_bytes())[..16])
 });
 
 /// Answers `inside`, a path below the base path.

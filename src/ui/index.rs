@@ -2,9 +2,9 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use sha2::{Digest, Sha256};
 
 use super::BasePath;
+use crate::runtime::digest::sha256;
 
 /// The generations of upstream's Control UI that differ in how they want to be served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +69,7 @@ pub fn prepare(html: String, base: &BasePath, has_service_worker: bool) -> Index
 fn source_of(script: &str) -> String {
     // Browsers hash the script after the HTML parser has turned every line ending into one line feed.
     let normal = script.replace("\r\n", "\n").replace('\r', "\n");
-    format!("'sha256-{}'", STANDARD.encode(Sha256::digest(normal.as_bytes())))
+    format!("'sha256-{}'", STANDARD.encode(sha256(normal.as_bytes())))
 }
 
 /// The text of every `<script>` without a `src`, in order.

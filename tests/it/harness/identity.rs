@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ring::digest::{SHA256, digest};
 use ring::rand::SystemRandom;
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
-use sha2::{Digest as _, Sha256};
 
 /// One device: its key pair and what the wire calls it.
 pub(crate) struct Identity {
@@ -24,7 +24,7 @@ impl Identity {
         let pkcs8 = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).expect("the system has randomness");
         let pair = Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).expect("a key just made is well formed");
         let raw = pair.public_key().as_ref();
-        let id = Sha256::digest(raw).iter().map(|b| format!("{b:02x}")).collect();
+        let id = digest(&SHA256, raw).as_ref().iter().map(|b| format!("{b:02x}")).collect();
         Identity { id, public_key: URL_SAFE_NO_PAD.encode(raw), pair }
     }
 

@@ -4,7 +4,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 
 use crate::config::load::Loaded;
 use crate::gateway::Fact;
@@ -14,6 +13,7 @@ use crate::protocol::params::{Issues, NonEmpty, Param};
 use crate::protocol::session_key::agent_id;
 use crate::protocol::version::Protocol;
 use crate::runtime::beneath::{self, Folder, Found};
+use crate::runtime::digest::sha256_hex;
 use crate::store::StoreError;
 use crate::store::audit::AuditRecord;
 
@@ -235,7 +235,7 @@ fn whole(place: &Place, document: &Document, bytes: &[u8], modified_ns: i128, pr
 }
 
 pub(in crate::gateway::methods) fn hash(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    sha256_hex(bytes)
 }
 
 /// A SHA-256 in hexadecimal.
