@@ -97,6 +97,10 @@ events! {
     SESSION_OPERATION = "session.operation", false, READ, READ, Event;
     /// The model catalogue a client asked for when it connected.
     MODELS_SNAPSHOT = "models.snapshot", false, Addressed, Addressed, Event;
+    /// A setup code did its work.
+    SETUP_COMPLETED = "device.pair.setup.completed", false, PAIRING, PAIRING, DropIfSlow;
+    /// A setup code was used, and nobody knows whether the device got its tokens.
+    SETUP_UNCERTAIN = "device.pair.setup.deliveryUncertain", false, PAIRING, PAIRING, DropIfSlow;
     /// A command waits for a person.
     EXEC_APPROVAL_REQUESTED = "exec.approval.requested", true, APPROVALS, APPROVALS, DropIfSlow;
     /// And was answered.

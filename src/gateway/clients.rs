@@ -21,6 +21,8 @@ pub enum Admission {
     Password,
     /// A device's own token.
     DeviceToken,
+    /// The token in a setup code.
+    SetupCode,
     /// Headers of a trusted proxy.
     TrustedProxy,
 }
@@ -33,6 +35,7 @@ impl Admission {
             Admission::Token => "token",
             Admission::Password => "password",
             Admission::DeviceToken => "device-token",
+            Admission::SetupCode => "bootstrap-token",
             Admission::TrustedProxy => "trusted-proxy",
         }
     }

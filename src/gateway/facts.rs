@@ -127,6 +127,10 @@ pub enum Fact {
     Memory(Box<super::stability::Memory>),
     /// Heartbeats were switched.
     Heartbeats(bool),
+    /// A setup code was made.
+    SetupIssued(Box<super::setups::SetupCode>),
+    /// What came of a setup code is known.
+    SetupEnded(Box<super::setups::SetupCode>),
     /// A request to be paired was answered.
     PairAnswered {
         /// Which.
@@ -233,6 +237,8 @@ impl Gateway {
                 self.voicewake = triggers;
                 self.tell_voicewake();
             }
+            Fact::SetupIssued(setup) => self.setups.put(*setup),
+            Fact::SetupEnded(setup) => self.setup_ended(&setup),
             Fact::PairAnswered { request_id, end } => self.upgrade_ended(&request_id, end, now.wall_ms),
             Fact::Costs(kept) => self.keep_costs(*kept),
             Fact::Memory(memory) => {

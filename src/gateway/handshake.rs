@@ -11,7 +11,8 @@ use super::clients::{Admission, Caller, Caps, Phase, Ready, Subscriptions};
 use super::effect::{Done, Effect, Job, Origin, Work};
 use super::limiter::{Kind, Subject};
 use super::locality::{Head, OriginVerdict};
-use super::pairing::{Ask, Paired, Pending, Profile, Reason, VIA_SILENT};
+use super::pairing::{Ask, Paired, Pending, Profile, Reason, VIA_SETUP, VIA_SILENT};
+use super::setups::{self, SetupCode};
 use super::upgrades::End;
 use super::{Fact, Gateway, hello};
 use crate::protocol::connect::{ClientId, ClientMode, ConnectParams, Credentials};
@@ -34,6 +35,17 @@ pub struct Admitted {
     before: Option<Paired>,
     /// Set when this connect paired the device without asking.
     approved: Option<Pending>,
+    /// The setup code that it presented.
+    setup: Option<SetupCode>,
+    /// The same, once it is spent on this connect: its device gets a token for each role.
+    spent: Option<SetupCode>,
+}
+
+impl Admitted {
+    /// The setup code that this connect spent.
+    pub fn spent(&self) -> Option<&SetupCode> {
+        self.spent.as_ref()
+    }
 }
 
 /// A refusal: what to answer, and the close that follows.
@@ -128,7 +140,7 @@ impl Gateway {
         match self.check_connect(now, conn, &request_id, &nonce, protocol, params) {
             Err(refused) => self.refuse(conn, &request_id, protocol, *refused),
             Ok(Verdict::Hello(admitted)) => self.admit(now, conn, *admitted),
-            Ok(Verdict::Record(admitted, record)) => self.record_device(conn, admitted, *record),
+            Ok(Verdict::Record(admitted, record)) => self.record_device(now, conn, admitted, *record),
         }
     }
 
@@ -166,12 +178,24 @@ impl Gateway {
         let proven = device::verify(&params, nonce, protocol, rule, now.wall_ms)
             .map_err(|error| refuse(proof_refusal(error)))?;
 
+        let mut setup = None;
         let wanted = if role == Role::Node { Scopes::none() } else { Scopes::from_names(params.scope_names()) };
         let admission = match shared {
             Ok(admission) => admission,
-            Err(refusal) => self
-                .try_device_token(&credentials, proven.as_ref(), role, &wanted, &who, now.wall_ms, refusal, protocol)
-                .map_err(|refusal| refuse(auth_refusal(&refusal, &params, &who, protocol)))?,
+            Err(refusal) => {
+                let tried = self.try_setup(&credentials, proven.as_ref(), (role, &wanted), &who, now.wall_ms, &refusal);
+                let tried = match tried {
+                    Some(found) => found.map(|found| {
+                        setup = Some(found);
+                        Admission::SetupCode
+                    }),
+                    None => {
+                        let device = proven.as_ref();
+                        self.try_device_token(&credentials, device, role, &wanted, &who, now.wall_ms, refusal, protocol)
+                    }
+                };
+                tried.map_err(|refusal| refuse(auth_refusal(&refusal, &params, &who, protocol)))?
+            }
         };
 
         let scopes = match &proven {
@@ -201,7 +225,8 @@ impl Gateway {
             },
         };
         let request_id = request_id.to_owned();
-        let admitted = Admitted { request_id, params, caller, device: proven, before: None, approved: None };
+        let (before, approved, spent) = (None, None, None);
+        let admitted = Admitted { request_id, params, caller, device: proven, before, approved, setup, spent };
         self.check_pairing(now, admitted, &who)
     }
 
@@ -266,6 +291,33 @@ impl Gateway {
             Err(Refusal::TokenMissing | Refusal::PasswordMissing) => missing(),
             Err(_) => Ok(()),
         }
+    }
+
+    /// A setup code, after the shared secret failed with `refusal`; `None` when none was sent.
+    fn try_setup(
+        &mut self,
+        credentials: &Credentials,
+        proven: Option<&Device>,
+        wanted: (Role, &Scopes),
+        who: &Where,
+        now_ms: i64,
+        refusal: &Refusal,
+    ) -> Option<Result<SetupCode, Refusal>> {
+        let token = credentials.bootstrap_token.as_deref().filter(|token| !token.is_empty())?;
+        if matches!(refusal, Refusal::RateLimited { .. } | Refusal::ProxyAttribution) {
+            return Some(Err(refusal.clone()));
+        }
+        let secrets = (&self.token_key, &self.comparer);
+        let found = proven.and_then(|device| self.setups.present(token, device, wanted, secrets, now_ms));
+        let Some((setup, is_news)) = found else {
+            let rules = self.config.settings.gateway.auth.rate_limit.clone();
+            self.limiter.failed(who.subject(Kind::Shared), &rules, now_ms);
+            return Some(Err(Refusal::BootstrapTokenInvalid));
+        };
+        if is_news {
+            self.store_setup(setup.clone(), now_ms);
+        }
+        Some(Ok(setup))
     }
 
     /// A device's own token, after the shared secret failed with `refusal`.
@@ -337,6 +389,8 @@ impl Gateway {
             profile: &profile,
         };
         let before = self.devices.get(&device.id).cloned();
+        // A setup code stands for the approval of the kind of device that it is for, when that connects as a node.
+        let setup = admitted.setup.clone().filter(|setup| caller.role == Role::Node && setup.access.is_for(params));
         let said = (caller.protocol == Protocol::V4 && !exempt).then_some(&profile);
         let reasons = self.devices.needs_approval(&device, caller.role, &caller.scopes, said);
         if exempt && !reasons.is_empty() {
@@ -351,13 +405,25 @@ impl Gateway {
             }
             (reasons, before) => {
                 debug_assert!(!reasons.is_empty(), "a device without a record has a reason to be asked about");
-                let told = reasons.iter().find(|reason| !self.is_silent(**reason, &admitted, before.as_ref(), who));
+                let by_setup = setup.is_some()
+                    && reasons.iter().all(|reason| match reason {
+                        Reason::NotPaired => before.is_none(),
+                        Reason::ScopeUpgrade => true,
+                        Reason::RoleUpgrade | Reason::MetadataUpgrade => false,
+                    });
+                let is_asked =
+                    |reason: &&Reason| !by_setup && !self.is_silent(**reason, &admitted, before.as_ref(), who);
+                let told = reasons.iter().find(is_asked);
                 if let Some(&reason) = told {
                     return Err(self.ask_for_approval(&ask, reason, before.as_ref(), caller.protocol, now.wall_ms));
                 }
                 let request = self.devices.ask(&ask, now.wall_ms);
                 self.devices.resolve(&request.request_id);
-                let record = self.devices.approved(&ask, VIA_SILENT, now.wall_ms);
+                let via = if by_setup { VIA_SETUP } else { VIA_SILENT };
+                let mut record = self.devices.approved(&ask, via, now.wall_ms);
+                if let Some(setup) = setup.as_ref().filter(|_| by_setup) {
+                    record.widen(setup.access.roles(), &setup.access.scopes());
+                }
                 admitted.approved = Some(request);
                 record
             }
@@ -370,7 +436,15 @@ impl Gateway {
             record.used_token(caller.role, now.wall_ms);
         }
         let minted = record.ensure_token(caller.role, &caller.scopes, now.wall_ms);
-        let must_wait = minted || admitted.approved.is_some();
+        // It is handed the tokens of all its roles only when it was approved for all that the code gives.
+        let covered = setup.filter(|setup| record.is_approved_for(setup.access.roles(), &setup.access.scopes()));
+        if let Some(setup) = covered {
+            for role in setup.access.roles() {
+                record.ensure_token(*role, &setup.access.scopes_as(*role), now.wall_ms);
+            }
+            admitted.spent = self.setups.spend(&setup.id, &record, now.wall_ms);
+        }
+        let must_wait = minted || admitted.approved.is_some() || admitted.spent.is_some();
         admitted.before = before;
         self.devices.put(record.clone());
         if must_wait {
@@ -449,11 +523,19 @@ impl Gateway {
         Box::new(Refused { error, code: close::POLICY, reason: close_reason })
     }
 
-    fn record_device(&mut self, conn: ConnId, admitted: Box<Admitted>, record: Paired) {
+    fn record_device(&mut self, now: Now, conn: ConnId, admitted: Box<Admitted>, record: Paired) {
+        let spent = admitted.spent.clone();
         if let Some(client) = self.clients.get_mut(conn) {
             client.phase = Phase::Recording(admitted);
         }
-        self.store_device(Origin::Pairing(conn), record);
+        let work = Work::Store(Box::new(move |db| {
+            super::records::put_paired(db, &record)?;
+            if let Some(setup) = &spent {
+                setups::write(db, setup, now.wall_ms)?;
+            }
+            Ok(Done { answer: None, facts: Vec::new() })
+        }));
+        self.effects.push_back(Effect::Start(Job { origin: Origin::Pairing(conn), work }));
     }
 
     /// Writes a device's record.
@@ -473,6 +555,9 @@ impl Gateway {
             Ok(_) => self.admit(now, conn, *admitted),
             Err(error) => {
                 let protocol = admitted.caller.protocol;
+                if let Some(setup) = &admitted.spent {
+                    self.setups.unspend(&setup.id);
+                }
                 if let Some(device) = &admitted.device {
                     self.devices.remove(&device.id);
                 }
@@ -486,16 +571,19 @@ impl Gateway {
 
     /// Says hello and makes the connection one of us.
     fn admit(&mut self, now: Now, conn: ConnId, admitted: Admitted) {
-        let Admitted { request_id, params, caller, device, approved, .. } = admitted;
+        let Admitted { request_id, params, caller, device, approved, spent, .. } = admitted;
         let presence_key = self.enter_presence(now, &caller, &params);
-        let token = device.as_ref().and_then(|device| {
-            let record = self.devices.get(&device.id)?;
-            let secret = record.secret(caller.role, &self.token_key)?;
-            Some(hello::DeviceToken { secret, token: record.token(caller.role)?.clone() })
-        });
+        let token_for = |role: Role| {
+            let record = self.devices.get(&device.as_ref()?.id)?;
+            let secret = record.secret(role, &self.token_key)?;
+            Some(hello::DeviceToken { secret, token: record.token(role)?.clone() })
+        };
+        let token = token_for(caller.role);
+        let roles = spent.as_ref().map_or(&[][..], |setup| setup.access.roles());
+        let handed: Vec<hello::DeviceToken> = roles.iter().filter_map(|role| token_for(*role)).collect();
         let own = format!("127.0.0.1:{}", self.boot.port);
         let host = self.clients.get(conn).and_then(|client| client.upgrade.header("host")).unwrap_or(&own).to_owned();
-        let hello = hello::hello(self, now, &caller, &host, token);
+        let hello = hello::hello(self, now, &caller, &host, token, &handed);
         let caller = std::sync::Arc::new(caller);
         if let Some(client) = self.clients.get_mut(conn) {
             client.phase = Phase::Ready(Ready {
@@ -512,6 +600,9 @@ impl Gateway {
             Err(error) => return self.refuse(conn, &request_id, caller.protocol, Refused::new(error)),
         }
         self.effects.push_back(Effect::Admit(conn));
+        if let Some(setup) = &spent {
+            self.setup_delivered(&setup.id, now.wall_ms);
+        }
         log::info!(
             "client connected conn={} client={} mode={} role={} protocol={} auth={} scopes={}",
             conn.0,

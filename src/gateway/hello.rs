@@ -39,7 +39,8 @@ pub struct DeviceToken {
     pub token: Token,
 }
 
-/// Builds the payload; `host` is the name and port the client reached the gateway under.
+/// Builds the payload; `host` is the name and port the client reached the gateway under, `handed` the tokens of all roles
+/// of a device that presented a setup code.
 ///
 /// # Errors
 /// When it cannot be written as JSON.
@@ -49,6 +50,7 @@ pub fn hello(
     caller: &Caller,
     host: &str,
     device: Option<DeviceToken>,
+    handed: &[DeviceToken],
 ) -> Result<Json, RpcError> {
     let protocol = caller.protocol;
     let methods: Vec<&str> =
@@ -116,6 +118,17 @@ pub fn hello(
             if let Some(DeviceToken { secret, token }) = device {
                 auth["deviceToken"] = json!(secret);
                 auth["issuedAtMs"] = json!(token.rotated_at_ms.unwrap_or(token.created_at_ms));
+            }
+            if !handed.is_empty() {
+                let shown = handed.iter().map(|DeviceToken { secret, token }| {
+                    json!({
+                        "deviceToken": secret,
+                        "role": token.role,
+                        "scopes": token.scopes,
+                        "issuedAtMs": token.rotated_at_ms.unwrap_or(token.created_at_ms),
+                    })
+                });
+                auth["deviceTokens"] = shown.collect();
             }
             out["auth"] = auth;
             policy["attachments"] =

@@ -17,6 +17,8 @@ pub enum Kind {
     Device,
     /// A webhook's token.
     Hook,
+    /// A link to a setup code.
+    SetupLink,
 }
 
 /// What is counted: a secret's kind, a canonical address and, for a browser, the page it came from, so that a hostile

@@ -40,6 +40,7 @@ pub mod reload;
 
 pub mod routes;
 pub mod runs;
+pub mod setups;
 #[cfg(test)]
 mod simulation;
 pub mod stability;
@@ -172,6 +173,7 @@ pub struct Gateway {
     clients: Clients,
     presence: Presence,
     typing: typing::Typing,
+    setups: setups::Setups,
     /// Presence keys of connections that are closing; their entries change once they are gone.
     left_presence: Vec<String>,
     /// Connections that close once the answer to their own call is out.
@@ -256,6 +258,7 @@ impl Gateway {
             clients: Clients::default(),
             presence: Presence::new(own),
             typing: typing::Typing::default(),
+            setups: kept.setups,
             left_presence: Vec::new(),
             closing_behind_answer: Vec::new(),
             limiter: Limiter::default(),
@@ -343,6 +346,11 @@ impl Gateway {
 
     fn closed(&mut self, now: Now, conn: ConnId, gone: &Gone) {
         let Some(client) = self.clients.remove(conn) else { return };
+        if let clients::Phase::Recording(admitted) = &client.phase
+            && let Some(setup) = admitted.spent()
+        {
+            self.setup_ended(setup);
+        }
         if let clients::Phase::Ready(ready) = client.phase {
             log::info!("client gone conn={} code={} client={}", conn.0, gone.code, ready.caller.client_id.as_str());
             self.left_presence.extend(ready.presence_key);

@@ -25,6 +25,8 @@ use crate::store::devices::{DEVICES_PAIRED_MAX, PAIRS_PENDING_MAX, PAIRS_PENDING
 
 /// [`Paired::approved_via`]: nobody was asked.
 pub const VIA_SILENT: &str = "silent";
+/// [`Paired::approved_via`]: it presented a setup code.
+pub const VIA_SETUP: &str = "bootstrap";
 /// [`Paired::approved_via`]: an operator approved.
 pub const VIA_OWNER: &str = "owner";
 
@@ -50,6 +52,17 @@ impl TokenKey {
         let mut key = [0u8; 32];
         key.copy_from_slice(pair.public_key().as_ref());
         (crate::protocol::device::id_of(&key), URL_SAFE_NO_PAD.encode(key))
+    }
+
+    /// The token in the setup code of this id.
+    pub fn setup_token(&self, setup_id: &str) -> String {
+        URL_SAFE_NO_PAD.encode(hmac::sign(&self.0, format!("setup-token|{setup_id}").as_bytes()).as_ref())
+    }
+
+    /// What the link to that setup code ends with: 16 bytes.
+    pub fn setup_link(&self, setup_id: &str) -> String {
+        let tag = hmac::sign(&self.0, format!("setup-link|{setup_id}").as_bytes());
+        URL_SAFE_NO_PAD.encode(&tag.as_ref()[..16])
     }
 
     fn derive(&self, device_id: &str, role: &str, salt: &str) -> String {
@@ -320,7 +333,7 @@ pub struct Paired {
     pub roles: Vec<String>,
     /// Everything it was approved for as an operator.
     pub scopes: Vec<String>,
-    /// `silent` or `owner`.
+    /// `silent`, `bootstrap` or `owner`.
     pub approved_via: String,
     /// When it was first approved.
     pub created_at_ms: i64,
@@ -351,6 +364,21 @@ impl Paired {
     /// What it was approved for.
     pub fn granted(&self) -> Scopes {
         Scopes::from_names(&self.scopes)
+    }
+
+    /// Approves it for more: what its setup code gives.
+    pub fn widen(&mut self, roles: &[Role], scopes: &Scopes) {
+        for role in roles {
+            if !self.roles.iter().any(|known| known == role.as_str()) {
+                self.roles.push(role.as_str().to_owned());
+            }
+        }
+        self.scopes = self.granted().union(scopes).names().to_vec();
+    }
+
+    /// Whether it was approved for all of this.
+    pub fn is_approved_for(&self, roles: &[Role], scopes: &Scopes) -> bool {
+        roles.iter().all(|role| self.roles.iter().any(|known| known == role.as_str())) && self.granted().cover(scopes)
     }
 
     /// Replaces the token for `role` by a new one that reaches `scopes`.

@@ -8,6 +8,7 @@ use super::health::{RECENT_SESSIONS, SessionSummary};
 use super::inbound::PastRun;
 use super::pairing::{Devices, Paired, Pending};
 use super::runs::Left;
+use super::setups::{SetupCode, Setups};
 use crate::agent::cooldown::Cooldowns;
 use crate::config::settings::scheduling::Wishes;
 use crate::protocol::error::RpcError;
@@ -33,6 +34,8 @@ pub mod meta {
     pub const COOLDOWNS: &str = "models.cooldowns";
     /// Wake words as a JSON list.
     pub const VOICEWAKE: &str = "voicewake.triggers";
+    /// What is kept of a setup code; its id follows.
+    pub const SETUPS: &str = "devices.setup.";
     /// Waiting system events as a JSON list.
     pub const SYSTEM_EVENTS: &str = "system.events";
 }
@@ -42,6 +45,8 @@ pub mod meta {
 pub struct Kept {
     /// Devices and who asks to be one.
     pub devices: Devices,
+    /// SetupCode codes.
+    pub setups: Setups,
     /// How many sessions there are, and the newest.
     pub sessions: SessionSummary,
     /// Runs that may be asked about again.
@@ -85,6 +90,14 @@ fn left(db: &Queries) -> Result<Vec<Left>, StoreError> {
     }
 }
 
+/// The setup codes that are kept.
+///
+/// # Errors
+/// The store's.
+pub fn setups(db: &Queries) -> Result<Vec<SetupCode>, StoreError> {
+    db.meta_with_prefix(meta::SETUPS)?.iter().map(|(_, text)| read(text)).collect()
+}
+
 /// Reads all of it.
 ///
 /// # Errors
@@ -118,6 +131,7 @@ pub fn load(db: &Queries, now_ms: i64) -> Result<Kept, StoreError> {
         db.meta(key)?.map(|text| read::<Vec<String>>(&text)).transpose()
     };
     Ok(Kept {
+        setups: Setups::load(setups(db)?),
         left: left(db)?,
         cooldowns: db.meta(meta::COOLDOWNS)?.map(|text| read(&text)).transpose()?.unwrap_or_default(),
         devices: Devices::load(paired, pending),

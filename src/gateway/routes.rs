@@ -9,11 +9,11 @@ use serde_json::{Value, json};
 
 use super::auth::{Refusal, check_shared};
 use super::clients::{Admission, Caller, Caps};
-use super::effect::Effect;
+use super::effect::{Done, Effect, Job, Origin, Work};
 use super::http::{HttpRequest, HttpResponse};
 use super::limiter::{Kind, Subject};
 use super::locality::{Head, OriginVerdict};
-use super::{Gateway, inbound, openai, table};
+use super::{Fact, Gateway, inbound, openai, setups, table};
 use crate::intake::hooks::{self, Batch};
 use crate::intake::uploads::Uploads;
 use crate::protocol::ConnId;
@@ -110,6 +110,7 @@ static ROUTES: &[Route] = &[
     Route { path: Match::Under("/webhooks/"), methods: &["POST"], handler: channel_hook },
     Route { path: Match::Under("/channel/"), methods: &["POST"], handler: channel_hook },
     Route { path: Match::Under("/channels/"), methods: &["POST"], handler: channel_hook },
+    Route { path: Match::Below("/j/"), methods: &["GET"], handler: setup_link },
     Route { path: Match::Exact("/v1/models"), methods: &["GET"], handler: openai::models },
     Route { path: Match::Below("/v1/models/"), methods: &["GET"], handler: openai::models },
     Route { path: Match::Exact("/v1/chat/completions"), methods: &["POST"], handler: openai::chat },
@@ -437,6 +438,34 @@ fn http_caller(
 
 fn subject(kind: Kind, address: IpAddr, origin: Option<&str>) -> Subject {
     Subject { kind, address, origin: origin.map(str::to_owned) }
+}
+
+/// The link to a setup code: the first look at it is the only one.
+fn setup_link(gateway: &mut Gateway, now: Now, conn: ConnId, request: &HttpRequest) -> Option<HttpResponse> {
+    let head = Head { peer: request.peer.ip(), headers: &request.headers };
+    let subject = subject(Kind::SetupLink, head.client_address(&gateway.config.settings), None);
+    if let Some(ms) = gateway.limiter.locked_for_ms(&subject, now.wall_ms) {
+        let mut response = json_response(429, &json!({ "error": "rate_limited" }));
+        response.headers.push(("Retry-After".to_owned(), ms.div_ceil(1000).to_string()));
+        return Some(response);
+    }
+    let code = request.path().strip_prefix("/j/").filter(|_| request.query().is_none()).unwrap_or_default();
+    let Some(setup) = gateway.setups.open_link(code, &gateway.token_key, &gateway.comparer, now.wall_ms) else {
+        let rules = gateway.config.settings.gateway.auth.rate_limit.clone();
+        gateway.limiter.failed(subject, &rules, now.wall_ms);
+        return Some(json_response(404, &json!({ "error": "not_found" })));
+    };
+    gateway.limiter.succeeded(&subject);
+    let payload = setup.payload(&gateway.token_key.setup_token(&setup.id));
+    let response = Box::new(json_response(200, &payload));
+    gateway.http_calls.insert(conn, HttpCall::Page);
+    // Closed on disk before anybody reads what is behind it.
+    let work = Work::Store(Box::new(move |db| {
+        setups::write(db, &setup, now.wall_ms)?;
+        Ok(Done { answer: None, facts: vec![Fact::Page { conn, response }] })
+    }));
+    gateway.effects.push_back(Effect::Start(Job { origin: Origin::Page(conn), work }));
+    None
 }
 
 fn bearer(request: &HttpRequest) -> Option<String> {

@@ -12,5 +12,6 @@ pub mod memory;
 pub mod metrics;
 pub mod notify;
 pub mod pool;
+pub mod qr;
 pub mod random;
 pub mod threads;

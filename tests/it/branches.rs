@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::harness::client::Outcome;
 use crate::harness::connect::{ConnectOptions, Proto};
 use crate::harness::provider::{Provider, Turn};
 use crate::harness::{Client, Server};
@@ -187,6 +188,36 @@ fn nobody_goes_back_under_a_run_or_to_what_is_no_message_of_theirs() {
     ] {
         let client = server.client(name, Proto::V4, &ConnectOptions::operator(name).scopes(&scopes));
         client.call(method, json!({})).expect_err("FORBIDDEN");
+    }
+}
+
+/// Kills while a rewind is asked for.
+const KILLS: usize = 8;
+
+#[test]
+fn a_kill_in_the_middle_of_a_rewind_leaves_the_conversation_before_or_after_it() {
+    let provider = Provider::start();
+    let mut server = server(&provider, &["one", "two"]);
+    let ann = server.operator("ann");
+    say(&ann, KEY, "first");
+    say(&ann, KEY, "second");
+    let (cut, leaf) = (id(&ann, KEY, "second"), messages(&ann, KEY)[3]["__openclaw"]["id"].clone());
+    let (long, short) = (["first", "one", "second", "two"].as_slice(), ["first", "one"].as_slice());
+    drop(ann);
+    for _ in 0..KILLS {
+        let ann = server.operator("ann");
+        let pending = ann.start("sessions.rewind", Some(json!({ "sessionKey": KEY, "entryId": cut })));
+        server.kill_and_restart();
+        let answered = matches!(ann.wait(pending).outcome, Outcome::Answer(frame) if frame["ok"] == true);
+        let ann = server.operator("ann");
+        let found = told(&ann, KEY);
+        assert!(found == short || found == long && !answered, "answered: {answered}, found: {found:?}");
+        let row = ann.call("sessions.describe", json!({ "key": KEY })).expect_ok()["session"].clone();
+        assert_eq!(row["sessionId"], ann.call("chat.history", json!({ "sessionKey": KEY })).expect_ok()["sessionId"]);
+        if found == short {
+            ann.call("sessions.branches.switch", json!({ "sessionKey": KEY, "leafEntryId": leaf })).expect_valid();
+        }
+        assert_eq!(told(&ann, KEY), long);
     }
 }
 

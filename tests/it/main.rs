@@ -44,6 +44,8 @@ mod command_line;
 mod sign_in;
 // Paired devices: their machine, their tokens, and how they get more.
 mod devices;
+// Setup codes, from the screen to the device.
+mod setup_codes;
 // Model providers as they are and as they fail, asked through the library.
 mod providers;
 // The gateway as OpenAI's clients see it.

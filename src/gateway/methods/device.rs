@@ -11,7 +11,7 @@ use crate::gateway::dispatch::BUSY_RETRY_MS;
 use crate::gateway::pairing::{Ask, Paired, Token, VIA_OWNER};
 use crate::gateway::table::{Call, need};
 use crate::gateway::upgrades::{Asked, End, Waiter};
-use crate::gateway::{Fact, Gateway, records};
+use crate::gateway::{Fact, Gateway, records, setups};
 use crate::protocol::error::RpcError;
 use crate::protocol::frame::Json;
 use crate::protocol::params::{Issues, NonEmpty, Nothing, Param, Text};
@@ -203,7 +203,9 @@ fn reject(gateway: &mut Gateway, call: &Call, params: RequestParams) -> Result<(
     gateway.pairing_resolved(&request_id, &pending.device_id, "rejected", call.now_ms);
     let answer = json!({ "requestId": request_id, "deviceId": pending.device_id });
     let facts = vec![Fact::PairAnswered { request_id: request_id.clone(), end: End::Rejected }];
+    let codes = gateway.setups.revoke_of(&pending.device_id);
     gateway.store_tell_and_answer(call, &answer, facts, move |db| {
+        setups::forget(db, &codes)?;
         db.pending_pair_delete(&request_id)?;
         Ok(())
     })
@@ -228,7 +230,9 @@ fn remove(gateway: &mut Gateway, call: &Call, params: DeviceParams) -> Result<()
     // Protocol 3's own gateway leaves a removed device connected; authority that is gone must not go on acting.
     gateway.close_device(&device_id, None, "device removed", call.conn());
     let answer = json!({ "deviceId": device_id });
+    let codes = gateway.setups.revoke_of(&device_id);
     gateway.store_tell_and_answer(call, &answer, facts, move |db| {
+        setups::forget(db, &codes)?;
         db.device_delete(&device_id)?;
         Ok(())
     })

@@ -17,6 +17,7 @@ pub mod models;
 pub mod node;
 pub mod secrets;
 pub mod sessions;
+pub mod setup;
 pub mod status;
 pub mod suspend;
 pub mod system;
@@ -48,6 +49,7 @@ pub static FAMILIES: &[&[Method]] = &[
     commands::METHODS,
     sessions::METHODS,
     usage::METHODS,
+    setup::METHODS,
     approvals::METHODS,
     artifacts::METHODS,
     voicewake::METHODS,

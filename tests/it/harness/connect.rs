@@ -185,7 +185,10 @@ impl ConnectOptions {
         let nonce = if tamper.nonce.as_deref() == Some("wrong") { Some("not-the-nonce") } else { nonce };
         let version = self.payload_version.as_deref().unwrap_or(proto.payload_version());
         let field = |key: &str| client.get(key).and_then(Value::as_str).unwrap_or("").to_owned();
-        let secret = auth["deviceToken"].as_str().or(auth["token"].as_str()).unwrap_or("");
+        let secret = [&auth["deviceToken"], &auth["token"], &auth["bootstrapToken"]]
+            .into_iter()
+            .find_map(Value::as_str)
+            .unwrap_or("");
         let mut parts = vec![
             version.to_owned(),
             identity.id.clone(),

@@ -77,9 +77,7 @@ fn breaks(
         "minimum" => value.as_f64().is_none_or(|n| Some(n) >= limit),
         "maximum" => value.as_f64().is_none_or(|n| Some(n) <= limit),
         "uniqueItems" => value.as_array().is_none_or(|items| (1..items.len()).all(|n| !items[..n].contains(&items[n]))),
-        "pattern" => value.as_str().is_none_or(|text| {
-            Regex::new(rule.as_str().expect("a pattern is text")).expect("it compiles").is_match(text)
-        }),
+        "pattern" => value.as_str().is_none_or(|text| matches(rule.as_str().expect("a pattern is text"), text)),
         "required" => {
             let missing = |name: &&Value| value.is_object() && value.get(name.as_str().expect("a name")).is_none();
             return branches().find(missing).map(|name| format!("{name} is missing"));
@@ -99,7 +97,11 @@ fn breaks(
             true
         }
         "additionalProperties" => {
-            let named = |name: &String| all.get("properties").is_some_and(|named| named.get(name).is_some());
+            let patterns = || all.get("patternProperties").and_then(Value::as_object).into_iter().flat_map(Map::keys);
+            let named = |name: &String| {
+                all.get("properties").is_some_and(|named| named.get(name).is_some())
+                    || patterns().any(|pattern| matches(pattern, name))
+            };
             for (name, value) in value.as_object().into_iter().flatten().filter(|(name, _)| !named(name)) {
                 if rule == false {
                     wrong.push(format!("{at}: {name} is not defined"));
@@ -108,10 +110,23 @@ fn breaks(
             }
             true
         }
+        "patternProperties" => {
+            for (pattern, rule) in rule.as_object().expect("patterns are named") {
+                for (name, value) in value.as_object().into_iter().flatten().filter(|(name, _)| matches(pattern, name))
+                {
+                    judge(rule, value, &format!("{at}/{name}"), wrong);
+                }
+            }
+            true
+        }
         "description" | "title" | "default" | "x-carried-from" => true,
         other => panic!("{at}: the keyword {other} is not known here"),
     };
     (!holds).then(|| format!("breaks {keyword} {rule}"))
+}
+
+fn matches(pattern: &str, text: &str) -> bool {
+    Regex::new(pattern).expect("it compiles").is_match(text)
 }
 
 fn is_of_type(name: &str, value: &Value) -> bool {
