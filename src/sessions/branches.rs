@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use super::media::Media;
 use crate::store::StoreError;
 use crate::store::db::Queries;
-use crate::store::transcript::{MessageRow, PageLimits};
+use crate::store::sessions::SessionRow;
+use crate::store::transcript::{MessageRow, PageAt, PageLimits};
 
 /// Characters of a branch's headline.
 pub const HEADLINE_CHARS_MAX: usize = 120;
@@ -17,6 +18,10 @@ pub const HEADLINE_CHARS_MAX: usize = 120;
 const HEADLINE_ROWS_MAX: usize = 20;
 /// Largest message that is read for one, in bytes.
 const HEADLINE_BYTES_MAX: usize = 64 * 1024;
+/// Messages, and bytes of them, among which the newest whole answer is looked for.
+const COMPLETED_ROWS_MAX: usize = 500;
+/// See [`COMPLETED_ROWS_MAX`].
+const COMPLETED_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Pictures given back of one message.
 pub const PICTURES_MAX: usize = 10;
 /// Largest picture given back that stands in the transcript itself, in bytes as decoded.
@@ -26,7 +31,7 @@ pub const PICTURES_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
 /// What a session that goes on from another one keeps of it, by the names of its entry: how it is answered, not what was
 /// said about it.
-pub const CARRIED_OVER: [&str; 15] = [
+const CARRIED_OVER: [&str; 15] = [
     "agentRuntimeOverride",
     "authProfileOverride",
     "authProfileOverrideSource",
@@ -43,6 +48,34 @@ pub const CARRIED_OVER: [&str; 15] = [
     "traceLevel",
     "verboseLevel",
 ];
+
+/// Lets a new session be answered as `from` is.
+pub fn carry_over(from: &SessionRow, to: &mut SessionRow) {
+    for name in CARRIED_OVER {
+        if let Some(value) = from.entry.get(name) {
+            to.entry.insert(name.to_owned(), value.clone());
+        }
+    }
+}
+
+/// The number of the newest whole answer of a conversation, which is none that goes on with calls of tools; 0: there is
+/// none near its leaf.
+///
+/// # Errors
+/// The store's.
+pub fn last_completed(db: &Queries, session_id: &str) -> Result<u64, StoreError> {
+    let limits = PageLimits {
+        rows_max: COMPLETED_ROWS_MAX,
+        page_bytes_max: COMPLETED_BYTES_MAX,
+        message_bytes_max: COMPLETED_BYTES_MAX,
+    };
+    let page = db.transcript_page(session_id, PageAt::Newest, limits)?;
+    let is_whole = |row: &&MessageRow| {
+        let message = row.message.as_deref().and_then(|text| serde_json::from_str::<Value>(text).ok());
+        row.role == "assistant" && message.is_some_and(|message| message["stopReason"] == "stop")
+    };
+    Ok(page.messages.iter().rev().find(is_whole).map_or(0, |row| row.seq))
+}
 
 /// The last words of a branch on one line; empty when there are none near its leaf.
 ///

@@ -180,6 +180,14 @@ impl Queries {
         Ok(tree.path(tree.active_leaf()))
     }
 
+    /// The number of the newest message of the active branch; 0 when it has none.
+    ///
+    /// # Errors
+    /// Those of a statement.
+    pub fn transcript_leaf(&self, session_id: &str) -> Result<u64, StoreError> {
+        Ok(self.transcript_tree(session_id)?.active_leaf())
+    }
+
     /// Whether a message is a live one of the active branch.
     ///
     /// # Errors

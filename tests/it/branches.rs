@@ -137,6 +137,39 @@ fn a_fork_is_a_session_of_its_own_that_knows_where_it_came_from() {
 }
 
 #[test]
+fn a_session_can_begin_as_a_copy_of_its_parent_even_while_that_is_busy() {
+    let provider = Provider::start();
+    let server = server(&provider, &["one", "two", "three"]);
+    let ann = server.operator("ann");
+    say(&ann, KEY, "first");
+    let fork = |more: Value| {
+        let mut params = json!({ "parentSessionKey": KEY, "fork": true });
+        params.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        ann.call("sessions.create", params)
+    };
+    let made = fork(json!({ "label": "copy" })).expect_ok();
+    let key = made["key"].as_str().unwrap();
+    assert_eq!(told(&ann, key), ["first", "one"]);
+    say(&ann, key, "second");
+    assert_eq!(told(&ann, key), ["first", "one", "second", "two"]);
+    assert_eq!(told(&ann, KEY), ["first", "one"]);
+    fork(json!({ "key": key })).expect_err("INVALID_REQUEST").message_starts("session agent:main:dashboard:");
+    let elsewhere = json!({ "parentSessionKey": "agent:main:none" });
+    fork(elsewhere).expect_err("INVALID_REQUEST").message("unknown parent session: agent:main:none");
+
+    say(&ann, KEY, "third");
+    provider.then(Turn::text("late").hold_after(0));
+    let params = json!({ "sessionKey": KEY, "message": "wait", "idempotencyKey": "wait" });
+    ann.call("chat.send", params).expect_ok();
+    fork(json!({}))
+        .expect_err("UNAVAILABLE")
+        .message(&format!("Parent session {KEY} is still active; try again in a moment."));
+    let made = fork(json!({ "forkFrom": "last-completed" })).expect_ok();
+    assert_eq!(told(&ann, made["key"].as_str().unwrap()), ["first", "one", "third", "three"]);
+    ann.call("chat.abort", json!({ "sessionKey": KEY })).expect_ok();
+}
+
+#[test]
 fn nobody_goes_back_under_a_run_or_to_what_is_no_message_of_theirs() {
     let provider = Provider::start();
     let server = server(&provider, &["one"]);

@@ -15,7 +15,7 @@ use crate::protocol::frame::Json;
 use crate::protocol::params::NonEmpty;
 use crate::protocol::session_key::{KeyRules, SessionKey};
 use crate::runtime::{clock, random};
-use crate::sessions::branches::{self, CARRIED_OVER};
+use crate::sessions::branches;
 use crate::sessions::row::OF_RUNS;
 use crate::sessions::transcript;
 use crate::store::StoreError;
@@ -116,11 +116,7 @@ fn forked(cx: &StoreCx<'_>, at: &At) -> Result<(Value, Vec<Fact>), StoreError> {
     let key = session_key(&own, None, &cx.snapshot.keys)?;
     let now_ms = cx.call.now_ms;
     let mut session = transcript::fresh(&key, now_ms);
-    for name in CARRIED_OVER {
-        if let Some(value) = from.entry.get(name) {
-            session.entry.insert(name.to_owned(), value.clone());
-        }
-    }
+    branches::carry_over(&from, &mut session);
     let lineage = json!({
         "forkSource": { "sessionKey": from.key, "sessionId": from.session_id, "entryId": at.entry },
         "parentSessionKey": from.key,

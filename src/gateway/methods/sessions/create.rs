@@ -14,12 +14,12 @@ use crate::intake::uploads::Uploads;
 use crate::protocol::ConnId;
 use crate::protocol::error::RpcError;
 use crate::protocol::frame::{Json, error_shape};
-use crate::protocol::params::{Any, Count, Issues, NonEmpty, Params, Text};
+use crate::protocol::params::{Any, Count, Issues, NonEmpty, Param, Params, Text};
 use crate::protocol::session_key::{SessionKey, agent_id};
 use crate::protocol::version::Protocol;
 use crate::runtime::random;
 use crate::sessions::patch::{self as rules, Change};
-use crate::sessions::{list, row, transcript};
+use crate::sessions::{branches, list, row, transcript};
 use crate::store::StoreError;
 use crate::store::idempotency::Begun;
 use crate::store::sessions::SessionRow;
@@ -56,9 +56,10 @@ crate::params! {
         message: Option<String> = "message",
         mentions: Option<Vec<Any>> = "mentions",
         attachments: Option<Vec<Any>> = "attachments",
-        // What a session cannot be in this build is refused by name, rather than made as something else.
+        // It goes on from what was said in its parent.
         fork: Option<bool> = "fork",
-        fork_from: Option<String> = "forkFrom",
+        fork_from: Option<ForkFrom> = "forkFrom",
+        // What a session cannot be in this build is refused by name, rather than made as something else.
         incognito: Option<bool> = "incognito",
         visibility: Option<String> = "visibility",
         catalog_id: Option<NonEmpty> = "catalogId",
@@ -74,14 +75,35 @@ crate::params! {
     }
 }
 
+/// Up to where a session goes on from its parent: `last-completed`, its newest whole answer, also while it has a run.
+#[derive(Debug, Clone, Copy)]
+pub struct ForkFrom;
+
+impl Param for ForkFrom {
+    fn read(value: &Value, path: &str, issues: &mut Issues) -> Option<Self> {
+        super::read_constant(&["last-completed"], value, path, issues).map(|_| ForkFrom)
+    }
+}
+
 impl Place {
+    /// What it goes on from; `None`: it begins with nothing.
+    fn forks(&self, snapshot: &Snapshot) -> Result<Option<SessionKey>, RpcError> {
+        match (self.fork == Some(true), &self.parent_session_key) {
+            (true, Some(_)) if self.succeeds_parent == Some(true) => {
+                Err(RpcError::invalid("succeedsParent conflicts with fork: a fork runs in parallel to its parent"))
+            }
+            (true, Some(parent)) => session_key(&parent.0, None, &snapshot.keys).map(Some),
+            (true, None) => Err(RpcError::invalid("fork requires parentSessionKey")),
+            (false, _) if self.fork_from.is_some() => Err(RpcError::invalid("forkFrom requires fork=true")),
+            (false, _) => Ok(None),
+        }
+    }
+
     /// The first thing asked for that this build cannot do.
     fn unbuilt(&self) -> Option<&'static str> {
         let said = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.trim().is_empty());
         let is = |flag: Option<bool>| flag == Some(true);
         let asked = [
-            ("fork", is(self.fork)),
-            ("forkFrom", said(&self.fork_from)),
             ("incognito", is(self.incognito)),
             ("visibility", self.visibility.as_ref().is_some_and(|visibility| visibility != "shared")),
             ("catalogId", self.catalog_id.is_some()),
@@ -150,6 +172,12 @@ impl Params for CreateParams {
 pub(super) fn create(gateway: &mut Gateway, call: &Call, params: Keyed<CreateParams>) -> Result<(), RpcError> {
     let (snapshot, call) = (gateway.snapshot(), call.clone());
     let plan = Plan::new(&snapshot, &call, params)?;
+    if let Some(parent) = &plan.forks
+        && plan.place.fork_from.is_none()
+        && !gateway.is_session_idle(parent)
+    {
+        return Err(RpcError::unavailable(format!("Parent session {parent} is still active; try again in a moment.")));
+    }
     let (conn, id) = (call.conn(), call.id.clone());
     let origin = match plan.words {
         Some(_) => Origin::Creation { conn, id },
@@ -177,6 +205,8 @@ pub(super) struct Plan {
     key: SessionKey,
     place: Place,
     first: Vec<Change>,
+    /// The session it goes on from.
+    forks: Option<SessionKey>,
     /// What is said in it at once.
     words: Option<(Message, Uploads)>,
 }
@@ -195,16 +225,17 @@ impl Plan {
             return Err(RpcError::invalid(format!("Unknown agent id \"{}\"", agent.0)));
         }
         let key = place_key(snapshot, &place)?;
+        let forks = place.forks(snapshot)?;
         if let Some(key) = &place.idempotency_key {
             run_id(key.0.clone())?;
         }
         let words = place.first_words().map(|words| words.message(call, key.clone())).transpose()?;
-        Ok(Plan { key, place, first, words })
+        Ok(Plan { key, place, first, forks, words })
     }
 
     /// The session, made now or before, and what that changed.
     pub(super) fn write(&self, cx: &StoreCx<'_>) -> Result<(Value, Vec<Fact>), StoreError> {
-        let Plan { key, place, first, .. } = self;
+        let Plan { key, place, first, forks, .. } = self;
         let idempotency_key = place.idempotency_key.as_ref().map(|key| format!("sessions.create:{}", key.0));
         if let Some(idempotency_key) = &idempotency_key
             && let Begun::Existing(before) = cx.db.idempotency_begin(idempotency_key, cx.call.now_ms)?
@@ -218,8 +249,11 @@ impl Plan {
         let known = cx.db.session(key.as_str())?;
         let is_new = known.is_none();
         let session = match known {
+            Some(_) if forks.is_some() => {
+                return Err(RpcError::invalid(format!("session {key} is there already: a fork is a new one")).into());
+            }
             Some(session) => session,
-            None => make(cx, key, place, first)?,
+            None => make(cx, key, place, first, forks.as_ref())?,
         };
         let answer = answer(cx, &session);
         if let Some(idempotency_key) = &idempotency_key {
@@ -288,12 +322,30 @@ fn place_key(snapshot: &Snapshot, place: &Place) -> Result<SessionKey, RpcError>
     }
 }
 
-fn make(cx: &StoreCx<'_>, key: &SessionKey, place: &Place, first: &[Change]) -> Result<SessionRow, StoreError> {
+fn make(
+    cx: &StoreCx<'_>,
+    key: &SessionKey,
+    place: &Place,
+    first: &[Change],
+    forks: Option<&SessionKey>,
+) -> Result<SessionRow, StoreError> {
     let now_ms = cx.call.now_ms;
     let mut session = transcript::fresh(key, now_ms);
     let context = cx.snapshot.session_rows();
     let ground = rules::Ground { protocol: cx.call.protocol(), context: &context, now_ms };
     session.entry.insert("modelOverrideSource".to_owned(), json!("default"));
+    let source = match forks {
+        Some(parent) => {
+            let source = cx.db.session(parent.as_str())?;
+            Some(source.ok_or_else(|| RpcError::invalid(format!("unknown parent session: {parent}")))?)
+        }
+        None => None,
+    };
+    if let Some(source) = &source {
+        branches::carry_over(source, &mut session);
+        let of = json!({ "sessionKey": source.key, "sessionId": source.session_id });
+        session.entry.insert("forkSource".to_owned(), of);
+    }
     rules::apply(&ground, &mut session, first)?;
     let parent = match &place.parent_session_key {
         Some(parent) => session_key(&parent.0, None, &cx.snapshot.keys)?,
@@ -309,9 +361,18 @@ fn make(cx: &StoreCx<'_>, key: &SessionKey, place: &Place, first: &[Change]) -> 
     if let Some(name) = name.filter(|name| !name.is_empty()).or(topic) {
         session.entry.insert("displayName".to_owned(), json!(name));
     }
-    cx.db.session_put(&session)?;
-    audit(cx, key, None)?;
-    Ok(session)
+    let Some(source) = source else {
+        cx.db.session_put(&session)?;
+        audit(cx, key, None)?;
+        return Ok(session);
+    };
+    let leaf = match place.fork_from {
+        Some(ForkFrom) => branches::last_completed(cx.db, &source.session_id)?,
+        None => cx.db.transcript_leaf(&source.session_id)?,
+    };
+    cx.db.transcript_fork(&source.session_id, leaf, &session, now_ms)?;
+    audit(cx, key, Some(json!({ "from": source.key })))?;
+    Ok(cx.db.session(key.as_str())?.unwrap_or(session))
 }
 
 fn answer(cx: &StoreCx<'_>, session: &SessionRow) -> Value {

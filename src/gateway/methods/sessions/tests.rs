@@ -583,8 +583,10 @@ fn a_session_is_made_once_with_what_it_begins_with() {
     assert_ne!(world.ok(V4, "sessions.create", json!({ "agentId": "ops" }))["key"], first["key"]);
 
     world.refused(V4, "sessions.create", json!({ "agentId": "nobody" }), "Unknown agent id \"nobody\"");
-    let run = json!({ "fork": true });
-    world.refused(V4, "sessions.create", run, "sessions.create cannot take fork in this build");
+    world.refused(V4, "sessions.create", json!({ "fork": true }), "fork requires parentSessionKey");
+    world.refused(V4, "sessions.create", json!({ "forkFrom": "last-completed" }), "forkFrom requires fork=true");
+    let run = json!({ "incognito": true });
+    world.refused(V4, "sessions.create", run, "sessions.create cannot take incognito in this build");
     assert_eq!(world.ok(V4, "sessions.describe", json!({ "key": "b" })), json!({ "session": null }));
 }
 
