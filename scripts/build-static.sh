@@ -92,7 +92,6 @@ esac
 
 size_bytes="$(stat -c %s "$binary")"
 echo "size:    $size_bytes bytes, $BINARY_BYTES_MAX allowed"
-[ "$size_bytes" -lt "$BINARY_BYTES_MAX" ] || die "the binary is over its budget"
 
 # A root folder that holds the binary and nothing else.
 empty_root="$(mktemp -d)"
@@ -141,3 +140,5 @@ case "$version" in
   "openclaw-rs "[0-9]*) echo "runs:    $version $where" ;;
   *) die "--version said: $version" ;;
 esac
+# Last: a binary that is too large works all the same, and lies where it is said to.
+[ "$size_bytes" -lt "$BINARY_BYTES_MAX" ] || die "the binary is over its budget"
