@@ -15,8 +15,8 @@ use super::profiles::{self, Kind, Profile, Wish};
 use super::providers::format::{self, Api, Reader, Request, Target};
 use super::providers::http::Post;
 use super::providers::trouble;
-use super::stop::Stop;
 use super::talk::{Answer, Attempt, AttemptOutcome, Failure, FailureKind, Piece, Prompt};
+use crate::runtime::stop::Stop;
 
 /// Most requests made for one prompt, over all models and profiles.
 pub const REQUESTS_MAX: usize = 32;

@@ -14,7 +14,7 @@ use super::setting::Setting;
 use super::talk::{Part, ToolCall, ToolResult};
 use crate::defender::decision::{Action, Decision};
 use crate::defender::request::ActionRequest;
-use crate::tools::{self, Order, Scene};
+use crate::tools::{self, Order, Prepared, Scene};
 
 /// Characters of a tool's answer that are kept in the transcript (SES-85). The model sees all of it while its run lasts.
 pub const RESULT_CHARS_KEPT: usize = 8192;
@@ -104,16 +104,44 @@ impl Called {
     }
 }
 
-/// Makes a call that was judged ([`judge`]), and judges its answer.
-pub fn call(input: &RunInput, setting: &Setting, call: &ToolCall, judged: Option<&Judged>) -> Called {
-    let (Some(tool), Some(judged)) = (tools::find(&call.name), judged) else {
-        return Called::failed(call, format!("Tool {} not found", call.name));
+/// A call that was read and judged: what was decided, and the very thing it was decided about.
+pub struct Weighed {
+    prepared: Box<dyn Prepared>,
+    /// What was decided.
+    pub judged: Judged,
+}
+
+/// Reads a call and judges it.
+///
+/// # Errors
+/// Why it cannot be made, in words for the model: there is no such tool, or its arguments cannot be used.
+pub fn weigh(input: &RunInput, setting: &Setting, call: &ToolCall) -> Result<Weighed, String> {
+    let tool = tools::find(&call.name).ok_or_else(|| format!("Tool {} not found", call.name))?;
+    let prepared = tool.prepare(&call.arguments).map_err(|error| error.to_string())?;
+    let request = ActionRequest {
+        id: Some(call.id.clone()),
+        session_key: Some(input.session.as_str().to_owned()),
+        source: "agent".to_owned(),
+        tool: Some(call.name.clone()),
+        channel: setting.session.channel.clone(),
+        ..prepared.parts(&scene(input, setting))
     };
+    let judged = within_time(input, request, &call.arguments.to_string());
+    Ok(Weighed { prepared, judged })
+}
+
+/// What a tool of this run may look at.
+fn scene<'a>(input: &'a RunInput, setting: &'a Setting) -> Scene<'a> {
+    Scene { workspace: &setting.workspace, session: &setting.facts, config: &input.config }
+}
+
+/// Makes a call that was judged, and judges its answer.
+pub fn call(input: &RunInput, setting: &Setting, call: &ToolCall, weighed: Weighed) -> Called {
+    let Weighed { prepared, judged } = weighed;
     if let Some(refusal) = refused(&judged.decision, input.config.settings.runtime.audit_only) {
         return Called::failed(call, refusal);
     }
-    let scene = Scene { workspace: &setting.workspace, session: &setting.facts };
-    let output = match tool.call(&scene, &call.arguments) {
+    let output = match prepared.run(&scene(input, setting)) {
         Ok(output) => output,
         Err(error) => return Called::failed(call, error.to_string()),
     };
@@ -140,26 +168,6 @@ pub fn call(input: &RunInput, setting: &Setting, call: &ToolCall, judged: Option
     }
     let result = ToolResult { call_id: call.id.clone(), name: call.name.clone(), content, is_error: false };
     Called { result, details: output.details, judged: Some(answer), order: None }
-}
-
-/// Judges a call; `None`: there is no such tool.
-pub fn judge(input: &RunInput, setting: &Setting, call: &ToolCall) -> Option<Judged> {
-    tools::find(&call.name)?;
-    let mut parts = ActionRequest::from_value(&call.arguments, "agent").unwrap_or_default();
-    if call.name == tools::SPAWN || call.name == tools::SUBAGENTS {
-        // What another run is told is what is said to it.
-        let words = ["task", "message"].iter().find_map(|name| call.arguments.get(*name)?.as_str());
-        parts.prompt = words.map(str::to_owned);
-    }
-    let request = ActionRequest {
-        id: Some(call.id.clone()),
-        session_key: Some(input.session.as_str().to_owned()),
-        source: "agent".to_owned(),
-        tool: Some(call.name.clone()),
-        channel: setting.session.channel.clone(),
-        ..parts
-    };
-    Some(within_time(input, request, &call.arguments.to_string()))
 }
 
 /// What a tool answers was written by anybody.
@@ -307,8 +315,10 @@ mod tests {
     #[track_caller]
     fn made(bench: &mut Bench, wanted: &ToolCall) -> Called {
         let setting = bench.setting();
-        let judged = judge(&bench.input, &setting, wanted);
-        call(&bench.input, &setting, wanted, judged.as_ref())
+        match weigh(&bench.input, &setting, wanted) {
+            Ok(weighed) => call(&bench.input, &setting, wanted, weighed),
+            Err(why) => Called::failed(wanted, why),
+        }
     }
 
     #[test]

@@ -18,7 +18,6 @@ pub mod talk;
 
 pub mod run;
 pub mod secrets;
-pub mod stop;
 
 pub mod calls;
 pub mod compaction;

@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use super::models::Models;
 use super::providers::http::Get;
-use super::stop::Stop;
 use super::talk::Failure;
+use crate::runtime::stop::Stop;
 
 /// How long one provider may take to answer.
 pub const TIME_MAX: Duration = Duration::from_secs(5);

@@ -7,13 +7,13 @@ use serde_json::{Map, Value};
 
 use super::cooldown::Cooldowns;
 use super::models::LazyModels;
-use super::stop::{Stop, Why};
 use super::talk::{Attempt, Bill, Failure, Prices, Said, Thinking, Usage};
 use crate::config::load::Loaded;
 use crate::defender::decision::Decision;
 use crate::defender::request::ActionRequest;
 use crate::defender::rules::Rules;
 use crate::protocol::session_key::SessionKey;
+use crate::runtime::stop::{Stop, Why};
 use crate::sessions::media::Media;
 use crate::store::StoreError;
 use crate::store::db::Queries;

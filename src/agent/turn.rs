@@ -10,7 +10,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::ask::{self, Answered, AskEvent, Asked, Asking};
-use super::calls::{self, Called, Guard, OVERTAKEN, RESTARTED};
+use super::calls::{self, Called, Guard, OVERTAKEN, RESTARTED, Weighed};
 use super::compaction;
 use super::conversation::{Conversation, Item, Step, User};
 use super::cooldown::Cooldowns;
@@ -20,11 +20,11 @@ use super::models::ModelRef;
 use super::run::{Host, Judged, Load, Ordered, Outcome, Record, Reply, RunEnd, RunEvent, RunInput, Steered};
 use super::setting::Setting;
 use super::silence::{self, Gate, ReplyTo};
-use super::stop::{Stop, Why};
 use super::talk::{
     Attempt, Bill, Failure, FailureKind, Part, Piece, Prices, Prompt, Said, StopReason, ToolCall, Usage,
 };
 use crate::runtime::clock;
+use crate::runtime::stop::{Stop, Why};
 use crate::sessions::row::is_subagent;
 use crate::sessions::transcript;
 use crate::sessions::usage::totals::number;
@@ -75,7 +75,7 @@ pub fn run(input: RunInput, host: &mut dyn Host) -> RunEnd {
     let mut cooldowns = input.cooldowns.clone();
     let end = {
         let mut ask = asker(&input, host.stop().clone(), &mut cooldowns);
-        turn(&input, host, &mut ask, &mut |setting, call, judged| calls::call(&input, setting, call, judged))
+        turn(&input, host, &mut ask, &mut |setting, call, weighed| calls::call(&input, setting, call, weighed))
     };
     RunEnd { cooldowns, ..end }
 }
@@ -104,7 +104,7 @@ fn asker<'a>(
 }
 
 /// Calls a tool for a run ([`super::calls::call`]).
-pub type Caller<'a> = dyn FnMut(&Setting, &ToolCall, Option<&Judged>) -> Called + 'a;
+pub type Caller<'a> = dyn FnMut(&Setting, &ToolCall, Weighed) -> Called + 'a;
 
 /// Runs the loop to its end.
 pub fn turn(input: &RunInput, host: &mut dyn Host, ask: &mut Asker<'_>, call: &mut Caller<'_>) -> RunEnd {
@@ -540,20 +540,21 @@ impl Turn<'_> {
     ) -> Result<Vec<Item>, End> {
         let key = step_key(&self.input.run_id, number);
         let calls: Vec<ToolCall> = answered.answer.calls().cloned().collect();
-        let judged: Vec<Option<Judged>> = calls.iter().map(|call| calls::judge(self.input, setting, call)).collect();
+        let weighed: Vec<Result<Weighed, String>> =
+            calls.iter().map(|call| calls::weigh(self.input, setting, call)).collect();
         let record = Record {
             role: "assistant",
             content: Value::Array(answered.answer.said.iter().map(block).collect()),
             extra: self.about(&answered),
             idempotency_key: key.clone(),
-            judged: judged.iter().flatten().cloned().collect(),
+            judged: weighed.iter().flatten().map(|weighed| weighed.judged.clone()).collect(),
         };
         self.check()?;
         self.host.record(vec![record])?;
         self.tally.recorded = self.tally.recorded.plus(&answered.answer.usage);
         self.partial.clear();
         let (mut results, mut steered) = (Vec::with_capacity(calls.len()), Vec::new());
-        for (idx, (call, judged)) in calls.iter().zip(&judged).enumerate() {
+        for (idx, (call, weighed)) in calls.iter().zip(weighed).enumerate() {
             self.check()?;
             let (id, name) = (call.id.clone(), call.name.clone());
             self.host.tell(RunEvent::ToolStart { id, name, arguments: call.arguments.clone() });
@@ -562,14 +563,10 @@ impl Turn<'_> {
             } else if let Some(refusal) = guard.refuses(call) {
                 Called::failed(call, refusal)
             } else {
-                let mut called = caller(setting, call, judged.as_ref());
-                if let (Some(order), Some(judged)) = (called.order.take(), judged) {
-                    let key = format!("{key}:call:{idx}");
-                    called = match self.host.carry_out(Ordered { order, key, judged: judged.clone() }) {
-                        Ok(answer) => Called::answered(call, answer),
-                        Err(why) => Called::failed(call, why),
-                    };
-                }
+                let called = match weighed {
+                    Ok(weighed) => self.make(setting, call, weighed, format!("{key}:call:{idx}"), caller),
+                    Err(why) => Called::failed(call, why),
+                };
                 guard.note(call, &called.result);
                 self.tally.tool_calls += 1;
                 called
@@ -594,6 +591,24 @@ impl Turn<'_> {
         };
         items.extend(steered.into_iter().map(user));
         Ok(items)
+    }
+
+    /// Makes a call; what its tool asks the program for is carried out under `key`.
+    fn make(
+        &mut self,
+        setting: &Setting,
+        call: &ToolCall,
+        weighed: Weighed,
+        key: String,
+        caller: &mut Caller<'_>,
+    ) -> Called {
+        let judged = weighed.judged.clone();
+        let mut called = caller(setting, call, weighed);
+        let Some(order) = called.order.take() else { return called };
+        match self.host.carry_out(Ordered { order, key, judged }) {
+            Ok(answer) => Called::answered(call, answer),
+            Err(why) => Called::failed(call, why),
+        }
     }
 
     /// The fields of an answer's message beside its content, in the order of upstream's transcripts.

@@ -9,11 +9,11 @@ use crossbeam_channel::Receiver;
 
 use super::http::HttpResponse;
 use crate::agent::run::RunInput;
-use crate::agent::stop::Stop;
 use crate::intake::Message;
 use crate::protocol::ConnId;
 use crate::protocol::error::RpcError;
 use crate::protocol::frame::{Json, OutFrame};
+use crate::runtime::stop::Stop;
 use crate::store::StoreError;
 use crate::store::db::Db;
 use crate::store::reader::LazyReader;

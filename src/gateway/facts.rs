@@ -5,11 +5,11 @@ use serde_json::{Value, json};
 use super::Gateway;
 use super::broadcast::{self, For};
 use super::stability::{Details, Kind};
-use crate::agent::stop::Why;
 use crate::config::load::Loaded;
 use crate::protocol::frame::Json;
 use crate::protocol::session_key::SessionKey;
 use crate::runtime::clock::Now;
+use crate::runtime::stop::Why;
 use crate::sessions::{history, row, transcript};
 
 /// Something that changed, once it is durable.

@@ -9,7 +9,6 @@ use serde_json::Value;
 
 use super::mailbox::LoopSender;
 use crate::agent::run::{Host, Ordered, Record, RunEnd, RunEvent, Steered as Said};
-use crate::agent::stop::Stop;
 use crate::agent::turn;
 use crate::config::load::Loaded;
 use crate::gateway::effect::{RunNo, RunWork, Steered};
@@ -18,6 +17,7 @@ use crate::gateway::{Done, Fact, Origin, Report};
 use crate::protocol::error::RpcError;
 use crate::protocol::session_key::SessionKey;
 use crate::runtime::clock;
+use crate::runtime::stop::Stop;
 use crate::store::StoreError;
 use crate::store::db::{Db, Queries};
 use crate::store::reader::LazyReader;

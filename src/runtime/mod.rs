@@ -14,4 +14,5 @@ pub mod notify;
 pub mod pool;
 pub mod qr;
 pub mod random;
+pub mod stop;
 pub mod threads;

@@ -1,13 +1,14 @@
 //! Tools: what an agent may do besides speaking.
 //!
-//! [`TOOLS`] is the table: name, what a model is told of it, what it takes, and the function that does it. [`Scene`] is
-//! all that a tool sees of the program, [`Output`] what it gives back, [`ToolError`] what it says when it cannot. What
-//! only the program can do, a tool asks for with an [`Order`].
+//! [`TOOLS`] is the table: name, what a model is told of it, what it takes, and the function that reads a call of it.
+//! A call that was read is [`Prepared`]: it says what it would do, is judged by that, and then runs. [`Scene`] is all
+//! that a tool sees of the program, [`Output`] what it gives back, [`ToolError`] what it says when it cannot. What only
+//! the program can do, a tool asks for with an [`Order`].
 //! [`workspace`] opens an agent's files.
 //!
 //! **Invariant:** a tool's arguments are a model's words: decoded into types before anything is done, refused with what
-//! is wrong with them. **Invariant:** what a tool gives back is bounded. **Invariant:** a tool asks nobody for leave;
-//! whoever calls it has judged the call.
+//! is wrong with them, and never read again: what is judged is what runs. **Invariant:** what a tool gives back is
+//! bounded. **Invariant:** a tool asks nobody for leave; whoever calls it has judged the call.
 
 pub mod read;
 pub mod session_status;
@@ -19,6 +20,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::config::load::Loaded;
+use crate::defender::request::ActionRequest;
 use crate::protocol::params::{self, Params};
 use crate::protocol::version::Protocol;
 
@@ -32,17 +35,42 @@ pub struct Tool {
     pub summary: &'static str,
     /// JSON schema of its arguments.
     pub parameters: fn() -> Value,
-    run: fn(&Scene<'_>, &Value) -> Result<Output, ToolError>,
+    /// What doing it twice would do.
+    pub effect: Effect,
+    prepare: fn(&Value) -> Result<Box<dyn Prepared>, ToolError>,
 }
 
 impl Tool {
+    /// Reads a call of it.
+    ///
+    /// # Errors
+    /// [`ToolError::Arguments`], in words for the model.
+    pub fn prepare(&self, arguments: &Value) -> Result<Box<dyn Prepared>, ToolError> {
+        (self.prepare)(arguments)
+    }
+}
+
+/// What a call does to the world, which says what becomes of one that a kill interrupted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// None: it only looks, and may be made again.
+    None,
+    /// It is carried out under a key that makes a second time nothing ([`Order`]).
+    Keyed,
+    /// It may have been made, and is never made again by itself.
+    Once,
+}
+
+/// A call that was read.
+pub trait Prepared {
+    /// What of it is to be judged: its command, address, file, words. Who asks and where is filled in by the judge.
+    fn parts(&self, scene: &Scene<'_>) -> ActionRequest;
+
     /// Does it.
     ///
     /// # Errors
     /// [`ToolError`], in words for the model.
-    pub fn call(&self, scene: &Scene<'_>, arguments: &Value) -> Result<Output, ToolError> {
-        (self.run)(scene, arguments)
-    }
+    fn run(self: Box<Self>, scene: &Scene<'_>) -> Result<Output, ToolError>;
 }
 
 /// Every tool, in the order models are told of them.
@@ -65,6 +93,8 @@ pub struct Scene<'a> {
     pub workspace: &'a Path,
     /// The session it is called in.
     pub session: &'a session_status::Facts,
+    /// The configuration in force when its run began.
+    pub config: &'a Loaded,
 }
 
 /// What a tool gives back.
@@ -117,10 +147,24 @@ fn decode<P: Params>(tool: &str, arguments: &Value) -> Result<P, ToolError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::collections::BTreeSet;
+    use std::sync::LazyLock;
 
+    use super::session_status::Facts;
     use super::*;
+    use crate::config::load::{self, LoadInputs};
+
+    /// Reads a call of a tool and makes it, where nothing is configured.
+    pub(crate) fn call(tool: &Tool, workspace: &Path, session: &Facts, arguments: &Value) -> Result<Output, ToolError> {
+        static CONFIG: LazyLock<Loaded> = LazyLock::new(|| {
+            let mut inputs = LoadInputs::of_process();
+            inputs.env = Default::default();
+            inputs.state_dir = Some("/nonexistent".into());
+            load::load(&inputs).expect("nothing configured is fine")
+        });
+        tool.prepare(arguments)?.run(&Scene { workspace, session, config: &CONFIG })
+    }
 
     #[test]
     fn names_are_unique_and_what_every_provider_takes() {

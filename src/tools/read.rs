@@ -6,7 +6,8 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::workspace::Workspace;
-use super::{Image, Output, Scene, Tool, ToolError};
+use super::{Effect, Image, Output, Prepared, Scene, Tool, ToolError};
+use crate::defender::request::ActionRequest;
 use crate::protocol::params::{Int, NonEmpty};
 
 /// Lines given at once; more are named, not given.
@@ -24,7 +25,8 @@ pub(super) const TOOL: Tool = Tool {
                   limit for the rest of a longer file. A picture (png, jpeg, gif, webp) comes as a picture.",
     summary: "Read a file of the workspace",
     parameters,
-    run,
+    effect: Effect::None,
+    prepare,
 };
 
 fn parameters() -> Value {
@@ -49,8 +51,21 @@ crate::params! {
     }
 }
 
-fn run(scene: &Scene<'_>, arguments: &Value) -> Result<Output, ToolError> {
-    let wanted: ReadArguments = super::decode("read", arguments)?;
+fn prepare(arguments: &Value) -> Result<Box<dyn Prepared>, ToolError> {
+    Ok(Box::new(super::decode::<ReadArguments>("read", arguments)?))
+}
+
+impl Prepared for ReadArguments {
+    fn parts(&self, _: &Scene<'_>) -> ActionRequest {
+        ActionRequest { file: Some(self.path.0.clone()), ..ActionRequest::default() }
+    }
+
+    fn run(self: Box<Self>, scene: &Scene<'_>) -> Result<Output, ToolError> {
+        read(scene, &self)
+    }
+}
+
+fn read(scene: &Scene<'_>, wanted: &ReadArguments) -> Result<Output, ToolError> {
     let path = wanted.path.0.as_str();
     let found = Workspace::open(scene.workspace).and_then(|workspace| workspace.file(Path::new(path)));
     let found = found.map_err(|error| why_not(path, &error, 0))?;
@@ -65,8 +80,8 @@ fn run(scene: &Scene<'_>, arguments: &Value) -> Result<Output, ToolError> {
     }
     let text = String::from_utf8_lossy(&bytes);
     let count = |n: Option<i64>, otherwise| n.map_or(otherwise, |n| usize::try_from(n).unwrap_or(usize::MAX));
-    let offset = count(wanted.offset.map(|n| n.0), 1);
-    let limit = count(wanted.limit.map(|n| n.0), LINES_MAX).min(LINES_MAX);
+    let offset = count(wanted.offset.as_ref().map(|n| n.0), 1);
+    let limit = count(wanted.limit.as_ref().map(|n| n.0), LINES_MAX).min(LINES_MAX);
     lines(path, &text, offset, limit)
 }
 
@@ -132,6 +147,7 @@ mod tests {
 
     use super::super::session_status::Facts;
     use super::*;
+    use crate::tools::tests::call;
 
     struct Bench {
         temp: tempfile::TempDir,
@@ -148,7 +164,7 @@ mod tests {
         }
 
         fn read(&self, arguments: Value) -> Result<Output, ToolError> {
-            TOOL.call(&Scene { workspace: self.temp.path(), session: &self.facts }, &arguments)
+            call(&TOOL, self.temp.path(), &self.facts, &arguments)
         }
 
         #[track_caller]

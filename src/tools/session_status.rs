@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::{Output, Scene, Tool, ToolError};
+use super::{Effect, Output, Prepared, Scene, Tool, ToolError};
+use crate::defender::request::ActionRequest;
 use crate::protocol::params::NonEmpty;
 
 pub(super) const TOOL: Tool = Tool {
@@ -11,7 +12,8 @@ pub(super) const TOOL: Tool = Tool {
                   is set. Use it for questions about the current time or about which model answers.",
     summary: "Show time, model, tokens and settings of this conversation",
     parameters,
-    run,
+    effect: Effect::None,
+    prepare,
 };
 
 fn parameters() -> Value {
@@ -31,16 +33,29 @@ crate::params! {
     }
 }
 
-fn run(scene: &Scene<'_>, arguments: &Value) -> Result<Output, ToolError> {
-    let wanted: StatusArguments = super::decode("session_status", arguments)?;
-    let facts = scene.session;
-    if let Some(key) = wanted.session_key
-        && key.0 != "current"
-        && key.0 != facts.key
-    {
-        return Err(ToolError::Failed(format!("{} is another conversation; only this one can be looked at", key.0)));
+fn prepare(arguments: &Value) -> Result<Box<dyn Prepared>, ToolError> {
+    Ok(Box::new(super::decode::<StatusArguments>("session_status", arguments)?))
+}
+
+impl Prepared for StatusArguments {
+    /// Nothing that anybody could object to.
+    fn parts(&self, _: &Scene<'_>) -> ActionRequest {
+        ActionRequest::default()
     }
-    Ok(Output { text: card(facts), details: Some(details(facts)), ..Output::default() })
+
+    fn run(self: Box<Self>, scene: &Scene<'_>) -> Result<Output, ToolError> {
+        let facts = scene.session;
+        if let Some(key) = self.session_key
+            && key.0 != "current"
+            && key.0 != facts.key
+        {
+            return Err(ToolError::Failed(format!(
+                "{} is another conversation; only this one can be looked at",
+                key.0
+            )));
+        }
+        Ok(Output { text: card(facts), details: Some(details(facts)), ..Output::default() })
+    }
 }
 
 /// What is known of a session.
@@ -142,6 +157,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::tools::tests::call;
 
     fn facts() -> Facts {
         Facts {
@@ -167,11 +183,11 @@ mod tests {
     #[test]
     fn looks_at_its_own_session_only() {
         let facts = facts();
-        let scene = Scene { workspace: Path::new("/"), session: &facts };
+        let call = |arguments: &Value| call(&TOOL, Path::new("/"), &facts, arguments);
         for arguments in [json!({}), json!({ "sessionKey": "current" }), json!({ "sessionKey": "agent:main:main" })] {
-            assert_eq!(TOOL.call(&scene, &arguments).unwrap().details.unwrap()["model"], "p/m");
+            assert_eq!(call(&arguments).unwrap().details.unwrap()["model"], "p/m");
         }
-        let refused = TOOL.call(&scene, &json!({ "sessionKey": "agent:other:main" })).unwrap_err();
+        let refused = call(&json!({ "sessionKey": "agent:other:main" })).unwrap_err();
         assert!(refused.to_string().contains("another conversation"), "{refused}");
     }
 }

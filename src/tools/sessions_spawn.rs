@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Order, Output, Scene, Tool, ToolError};
+use super::{Effect, Order, Output, Prepared, Scene, Tool, ToolError};
+use crate::defender::request::ActionRequest;
 use crate::protocol::params::{Count, NonEmpty, Text};
 
 /// Longest task, in characters.
@@ -21,7 +22,8 @@ pub(super) const TOOL: Tool = Tool {
                   a message when it is done, so do not wait for it and do not ask.",
     summary: "Have a task done in the background; its result is told here",
     parameters,
-    run,
+    effect: Effect::Keyed,
+    prepare,
 };
 
 fn parameters() -> Value {
@@ -69,7 +71,22 @@ pub struct Spawn {
     pub timeout: Option<Duration>,
 }
 
-fn run(_: &Scene<'_>, arguments: &Value) -> Result<Output, ToolError> {
+fn prepare(arguments: &Value) -> Result<Box<dyn Prepared>, ToolError> {
+    Ok(Box::new(spawn(arguments)?))
+}
+
+impl Prepared for Spawn {
+    /// What another run is told is what is said to it.
+    fn parts(&self, _: &Scene<'_>) -> ActionRequest {
+        ActionRequest { prompt: Some(self.task.clone()), ..ActionRequest::default() }
+    }
+
+    fn run(self: Box<Self>, _: &Scene<'_>) -> Result<Output, ToolError> {
+        Ok(Output { order: Some(Order::Spawn(self)), ..Output::default() })
+    }
+}
+
+fn spawn(arguments: &Value) -> Result<Spawn, ToolError> {
     let wanted: SpawnArguments = super::decode(super::SPAWN, arguments)?;
     let spawn = Spawn {
         task: wanted.task.0,
@@ -82,27 +99,23 @@ fn run(_: &Scene<'_>, arguments: &Value) -> Result<Output, ToolError> {
     if spawn.task.trim().is_empty() {
         return Err(ToolError::Arguments("the task says nothing".to_owned()));
     }
-    Ok(Output { order: Some(Order::Spawn(Box::new(spawn))), ..Output::default() })
+    Ok(spawn)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tools::session_status::Facts;
 
     #[test]
     fn reads_what_is_asked_for_and_starts_nothing() {
-        let facts = Facts::default();
-        let scene = Scene { workspace: std::path::Path::new("/"), session: &facts };
-        let order = |arguments: Value| run(&scene, &arguments).map(|output| output.order.unwrap());
         let asked = json!({ "task": "count", "label": " sheep ", "runTimeoutSeconds": 7, "thinking": "low" });
-        let Order::Spawn(spawn) = order(asked).unwrap() else { panic!("it is a spawn") };
+        let read = spawn(&asked).unwrap();
         assert_eq!(
-            (&*spawn.task, spawn.label.as_deref(), spawn.timeout),
+            (&*read.task, read.label.as_deref(), read.timeout),
             ("count", Some("sheep"), Some(Duration::from_secs(7)))
         );
-        assert!(order(json!({})).is_err() && order(json!({ "task": "  " })).is_err());
-        assert!(order(json!({ "task": "x".repeat(TASK_CHARS_MAX) })).is_ok(), "the limit itself");
-        assert!(order(json!({ "task": "x".repeat(TASK_CHARS_MAX + 1) })).is_err());
+        assert!(spawn(&json!({})).is_err() && spawn(&json!({ "task": "  " })).is_err());
+        assert!(spawn(&json!({ "task": "x".repeat(TASK_CHARS_MAX) })).is_ok(), "the limit itself");
+        assert!(spawn(&json!({ "task": "x".repeat(TASK_CHARS_MAX + 1) })).is_err());
     }
 }

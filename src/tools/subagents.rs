@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use super::sessions_spawn::TASK_CHARS_MAX;
-use super::{Order, Output, Scene, Tool, ToolError};
+use super::{Effect, Order, Output, Prepared, Scene, Tool, ToolError};
+use crate::defender::request::ActionRequest;
 use crate::protocol::params::{NonEmpty, Text};
 
 pub(super) const TOOL: Tool = Tool {
@@ -12,7 +13,8 @@ pub(super) const TOOL: Tool = Tool {
                   while it works (`steer`). Their results come by themselves: list them only when somebody asks.",
     summary: "List, stop or direct tasks in the background",
     parameters,
-    run,
+    effect: Effect::Keyed,
+    prepare,
 };
 
 fn parameters() -> Value {
@@ -67,13 +69,28 @@ impl Ask {
     }
 }
 
-fn run(_: &Scene<'_>, arguments: &Value) -> Result<Output, ToolError> {
+impl Prepared for Ask {
+    /// What another run is told is what is said to it.
+    fn parts(&self, _: &Scene<'_>) -> ActionRequest {
+        let prompt = match self {
+            Ask::Tell(_, words) => Some(words.clone()),
+            Ask::List | Ask::Kill(_) => None,
+        };
+        ActionRequest { prompt, ..ActionRequest::default() }
+    }
+
+    fn run(self: Box<Self>, _: &Scene<'_>) -> Result<Output, ToolError> {
+        Ok(Output { order: Some(Order::Subagents(*self)), ..Output::default() })
+    }
+}
+
+fn prepare(arguments: &Value) -> Result<Box<dyn Prepared>, ToolError> {
     let wanted: SubagentsArguments = super::decode(super::SUBAGENTS, arguments)?;
     let text = |value: &Option<NonEmpty>| value.as_ref().map(|text| text.0.clone());
     let (action, target) = (text(&wanted.action).unwrap_or_default(), text(&wanted.target));
     let message = wanted.message.as_ref().map(|message| message.0.as_str());
     let ask = Ask::of(&action, target.as_deref(), message).map_err(ToolError::Arguments)?;
-    Ok(Output { order: Some(Order::Subagents(ask)), ..Output::default() })
+    Ok(Box::new(ask))
 }
 
 #[cfg(test)]

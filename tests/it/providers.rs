@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use openclaw_rs::agent::ask::{AskEvent, Asked, Asking, ask};
 use openclaw_rs::agent::cooldown::Cooldowns;
 use openclaw_rs::agent::models::{ModelRef, Models, Pinning};
-use openclaw_rs::agent::stop::{Stop, Why};
 use openclaw_rs::agent::talk::{
     AttemptOutcome, Failure, FailureKind, Message, Part, Piece, Prompt, StopReason, Thinking, ToolResult, ToolSpec,
     Usage,
@@ -15,6 +14,7 @@ use openclaw_rs::agent::talk::{
 use openclaw_rs::config::document::EnvHidden;
 use openclaw_rs::config::environment::Overrides;
 use openclaw_rs::config::load::{self, LoadInputs};
+use openclaw_rs::runtime::stop::{Stop, Why};
 use openclaw_rs::runtime::threads;
 use serde_json::{Value, json};
 

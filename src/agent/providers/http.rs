@@ -11,8 +11,8 @@ use super::format::{Flow, Reader};
 use super::socket::{self, Dial, NoResolver, Tls, Trouble, Waited};
 use super::sse;
 use super::trouble::{self, failure};
-use crate::agent::stop::Stop;
 use crate::agent::talk::{Failure, FailureKind, Piece};
+use crate::runtime::stop::Stop;
 
 /// Longest from asking to the end of the answer, however steadily it comes.
 pub const ANSWER_TIME_MAX: Duration = Duration::from_secs(15 * 60);

@@ -18,7 +18,7 @@ use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, RustlsConnector, Transport,
 };
 
-use crate::agent::stop::Stop;
+use crate::runtime::stop::Stop;
 use crate::runtime::threads;
 
 /// Longest for finding a provider's address and connecting to it.

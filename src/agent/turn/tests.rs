@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use super::super::models::LazyModels;
 use super::super::run::Ask;
-use super::super::stop::Stop;
 use super::super::talk::{Answer, AttemptOutcome, Message, ToolSpec};
 use super::*;
 use crate::config::load::{self, LoadInputs};
 use crate::defender::rules::{RuleInputs, Rules};
 use crate::protocol::session_key::SessionKey;
+use crate::runtime::stop::Stop;
 use crate::sessions::transcript::{self, New};
 use crate::store::db::Queries;
 use crate::store::dir::StateDir;
@@ -222,7 +222,7 @@ impl Bench {
             asked
         };
         let fuse = self.host.fuse.clone();
-        let mut call = |_: &Setting, call: &ToolCall, _: Option<&Judged>| {
+        let mut call = |_: &Setting, call: &ToolCall, _: Weighed| {
             fuse.tick();
             *called.borrow_mut().entry(call.id.clone()).or_default() += 1;
             fuse.tick();

@@ -5,7 +5,6 @@ pub mod reads;
 use serde_json::{Map, Value, json};
 
 use super::sessions;
-use crate::agent::stop::Why;
 use crate::gateway::inbound::{Known, Waiter};
 use crate::gateway::runs::close::Verdict;
 use crate::gateway::runs::commands;
@@ -19,6 +18,7 @@ use crate::protocol::frame::{Json, response_error};
 use crate::protocol::params::{Any, Count, Int, Issues, NonEmpty, Params, Positive, Text, find};
 use crate::protocol::session_key::{KeyRules, SessionKey, agent_id};
 use crate::protocol::version::Protocol;
+use crate::runtime::stop::Why;
 use crate::sessions::{history, row, transcript};
 use crate::store::StoreError;
 use crate::store::sessions::SessionRow;

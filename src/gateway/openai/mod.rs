@@ -30,7 +30,6 @@ use super::inbound::Waiter;
 use super::routes::{HttpCall, json_response, text};
 use super::{Gateway, table};
 use crate::agent::run::{Outcome, RunEnd, RunEvent};
-use crate::agent::stop::Why;
 use crate::agent::talk::{Said, StopReason, ToolCall, Usage};
 use crate::intake::{Message, Source};
 use crate::protocol::ConnId;
@@ -40,6 +39,7 @@ use crate::protocol::session_key::SessionKey;
 use crate::protocol::version::Protocol;
 use crate::runtime::clock::Now;
 use crate::runtime::random;
+use crate::runtime::stop::Why;
 
 /// Responses whose sessions are remembered for `previous_response_id`; the oldest is forgotten first.
 pub const RESPONSES_MAX: usize = 500;

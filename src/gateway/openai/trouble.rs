@@ -3,11 +3,11 @@
 use serde_json::{Value, json};
 
 use crate::agent::run::{Outcome, RunEnd};
-use crate::agent::stop::Why;
 use crate::agent::talk::{Failure, FailureKind};
 use crate::gateway::http::HttpResponse;
 use crate::gateway::routes::json_response;
 use crate::protocol::error::{ErrorCode, RpcError};
+use crate::runtime::stop::Why;
 
 /// An error of this face.
 #[derive(Debug, Clone, PartialEq, Eq)]

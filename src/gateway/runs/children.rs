@@ -7,7 +7,6 @@
 use serde_json::{Value, json};
 
 use crate::agent::run::{Judged as Decided, Ordered, Outcome, RunEnd};
-use crate::agent::stop::Why;
 use crate::config::load::Loaded;
 use crate::config::settings::agents::Subagents;
 use crate::defender::decision::{Action, Decision};
@@ -18,6 +17,7 @@ use crate::intake::{Message, Source, Wish, normalise};
 use crate::protocol::error::RpcError;
 use crate::protocol::session_key::{DEFAULT_AGENT, SessionKey, agent_id};
 use crate::runtime::random;
+use crate::runtime::stop::Why;
 use crate::sessions::row::{self, is_subagent};
 use crate::sessions::{thinking, transcript};
 use crate::store::StoreError;

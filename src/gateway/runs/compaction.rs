@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 
 use super::lane;
 use crate::agent::run::{Ask, Outcome, RunEnd, RunInput};
-use crate::agent::stop::Stop;
 use crate::agent::turn::Compacted;
 use crate::gateway::broadcast::{self, For};
 use crate::gateway::dispatch::BUSY_RETRY_MS;
@@ -23,6 +22,7 @@ use crate::protocol::frame::Json;
 use crate::protocol::session_key::SessionKey;
 use crate::runtime::clock::Now;
 use crate::runtime::random;
+use crate::runtime::stop::Stop;
 use crate::sessions::row;
 use crate::store::StoreError;
 use crate::store::transcript::{PageAt, PageLimits};

@@ -5,7 +5,6 @@
 
 use serde_json::Value;
 
-use crate::agent::stop::Why;
 use crate::gateway::Gateway;
 use crate::gateway::dispatch::BUSY_RETRY_MS;
 use crate::gateway::table::Call;
@@ -13,6 +12,7 @@ use crate::protocol::ConnId;
 use crate::protocol::error::RpcError;
 use crate::protocol::frame::Json;
 use crate::protocol::session_key::SessionKey;
+use crate::runtime::stop::Why;
 
 /// Calls that may wait for runs they stopped; one more stops nothing and is told to come back.
 pub const STOPS_MAX: usize = 256;

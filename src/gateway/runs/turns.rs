@@ -12,7 +12,6 @@ use super::close::{bare_end, failed_end};
 use super::shown::{On, Shown};
 use super::{ATTEMPTS_MAX, Again, Asker, Beginning, Going, OfSession, Open, Phase, STEERED_MAX, ask, item, lane};
 use crate::agent::run::{Outcome, RunEnd, RunInput};
-use crate::agent::stop::{Stop, Why};
 use crate::config::settings::scheduling::Mode;
 use crate::gateway::effect::{Done, Effect, Job, Origin, RunNo, RunWork, Steered, Work};
 use crate::gateway::{Fact, Gateway};
@@ -20,6 +19,7 @@ use crate::intake::{Message, Source, accept};
 use crate::protocol::error::RpcError;
 use crate::protocol::session_key::SessionKey;
 use crate::runtime::clock::Now;
+use crate::runtime::stop::{Stop, Why};
 use crate::sessions::row;
 use crate::sessions::scheduler::{self, Added, Turn};
 

@@ -3,7 +3,6 @@
 use serde_json::{Map, Value, json};
 
 use super::{Keyed, whole_key};
-use crate::agent::stop::Why;
 use crate::gateway::Gateway;
 use crate::gateway::methods::chat::{QueueMode, Words, is_served, require_target, run_id, say};
 use crate::gateway::runs::stops::Stopped;
@@ -11,6 +10,7 @@ use crate::gateway::table::Call;
 use crate::protocol::error::RpcError;
 use crate::protocol::params::{Any, Count, Issues, NonEmpty, Params, find};
 use crate::runtime::random;
+use crate::runtime::stop::Why;
 use crate::sessions::transcript::WEBCHAT;
 
 crate::params! {

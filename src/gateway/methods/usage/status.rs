@@ -3,7 +3,6 @@
 use serde_json::{Value, json};
 
 use crate::agent::quota::{self, Quota};
-use crate::agent::stop::Stop;
 use crate::gateway::cost_cache::Kept;
 use crate::gateway::effect::{Done, Effect, Job, Origin, Work};
 use crate::gateway::table::Call;
@@ -12,6 +11,7 @@ use crate::protocol::error::RpcError;
 use crate::protocol::frame::Json;
 use crate::protocol::params::Loose;
 use crate::protocol::version::Protocol;
+use crate::runtime::stop::Stop;
 use crate::sessions::usage::totals::number;
 
 /// Providers are asked when nobody was told lately; one that does not answer is told of by its error.
