@@ -150,7 +150,7 @@ fn snapshot(gateway: &Gateway, now: Now, caller: &Caller) -> Value {
         "defaultAgentId": rules.default_agent,
         "mainKey": rules.main_key,
         "mainSessionKey": rules.main().as_str(),
-        "scope": if rules.global { "global" } else { "per-sender" },
+        "scope": rules.scope(),
     });
     if caller.protocol == Protocol::V4 {
         defaults["modelConfigured"] = json!(gateway.config.settings.agents.defaults.model.primary.is_some());

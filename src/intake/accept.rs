@@ -125,9 +125,7 @@ pub fn accept(db: &Db<'_>, judged: Judged<'_>, begins: Begins, now_ms: i64) -> R
         }
     };
     let session = db.session(message.session.as_str())?;
-    if message.existing_only && session.is_none() {
-        return Err(RpcError::invalid(format!("session not found: {}", message.session)).into());
-    }
+    message.expected.check(db, message.session.as_str(), session.as_ref())?;
     let entry = session.map(|session| session.entry).unwrap_or_default();
     // The session's own policy may refuse what clients send to it (SES-53). A refused message is not kept.
     let is_sent = matches!(message.source, Source::Chat | Source::Agent | Source::OpenAi);

@@ -3,6 +3,7 @@
 use ring::hmac;
 use serde_json::{Map, Value, json};
 
+use super::expected::Expected;
 use super::{Message, Source, Wish, normalise};
 use crate::config::settings::hooks::Hooks;
 use crate::protocol::error::RpcError;
@@ -265,7 +266,7 @@ fn message(request: &impl Post, session: SessionKey, text: &str, now_ms: i64) ->
         to: None,
         account_id: None,
         thread_id: None,
-        existing_only: false,
+        expected: Expected::default(),
         received_ms: now_ms,
         wish: Wish::default(),
     })
@@ -407,7 +408,7 @@ fn channel_message(
         to,
         account_id: target.account_id.clone().or_else(|| field(&["accountId", "account_id"])),
         thread_id: field(&["threadId", "topicId"]),
-        existing_only: false,
+        expected: Expected::default(),
         received_ms: now_ms,
         wish: Wish::default(),
     })

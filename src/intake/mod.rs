@@ -1,12 +1,13 @@
 //! Inbound messages: whatever door one comes through, it becomes one shape, is judged once, and is on disk before its
 //! sender is told so.
 //!
-//! [`normalise`] makes the shape, [`hooks`] reads webhook bodies, [`uploads`] takes pictures and files apart, [`accept`] writes message, decision and transcript in
-//! one transaction. The order of the steps is the gateway's (`gateway::inbound`). **Invariant:** the same message from
+//! [`normalise`] makes the shape, [`hooks`] reads webhook bodies, [`uploads`] takes pictures and files apart, [`accept`]
+//! writes message, decision and transcript in one transaction if what the sender [`expected`] holds. The order of the steps is the gateway's (`gateway::inbound`). **Invariant:** the same message from
 //! the same source is stored once, however often it is delivered.
 
 pub mod accept;
 pub mod activity;
+pub mod expected;
 pub mod hooks;
 pub mod judge;
 pub mod normalise;
@@ -16,6 +17,7 @@ pub mod uploads;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use self::expected::Expected;
 use crate::defender::request::{ActionRequest, Routing};
 use crate::protocol::session_key::SessionKey;
 use crate::sessions::activation::{self, Mention};
@@ -95,9 +97,9 @@ pub struct Message {
     /// The thread it stands in.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub thread_id: Option<String>,
-    /// Whether it makes no session: it is for one that is there.
-    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
-    pub existing_only: bool,
+    /// What its sender saw of the session. Of no use once it is on disk: it held then.
+    #[serde(skip)]
+    pub expected: Expected,
     /// When it arrived, in milliseconds since 1970.
     pub received_ms: i64,
     /// How it is to be answered.

@@ -27,6 +27,16 @@ impl Default for KeyRules {
 }
 
 impl KeyRules {
+    /// What the meaning of a key depends on, in one word: clients send it back to say which meaning they know.
+    pub fn contract(&self) -> String {
+        format!("{}|{}|{}", self.scope(), self.main_key, self.default_agent)
+    }
+
+    /// `session.scope`.
+    pub fn scope(&self) -> &'static str {
+        if self.global { "global" } else { "per-sender" }
+    }
+
     /// The default agent's main session.
     pub fn main(&self) -> SessionKey {
         self.main_of(&self.default_agent)

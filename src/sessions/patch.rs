@@ -111,6 +111,15 @@ pub struct Ground<'a> {
     pub now_ms: i64,
 }
 
+/// Whether a field is still as a caller saw it; `null` was seen where none is set. Numbers count by value, and a set of
+/// overrides that overrides nothing is none.
+pub fn is_as_seen(seen: &Value, now: Option<&Value>) -> bool {
+    let now = now.unwrap_or(&Value::Null);
+    let is_nothing = |value: &Value| value.is_null() || value.as_object().is_some_and(Map::is_empty);
+    let is_number = seen.is_number() && now.is_number() && seen.as_f64() == now.as_f64();
+    seen == now || is_number || is_nothing(seen) && is_nothing(now)
+}
+
 /// The field of this name that `protocol` has; `name` in camelCase or snake_case.
 pub fn find(name: &str, protocol: Protocol) -> Option<&'static Field> {
     let camel = if name.contains('_') { params::camel(name) } else { name.to_owned() };

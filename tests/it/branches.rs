@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::client::Outcome;
+use crate::harness::client::{Outcome, Reply};
 use crate::harness::connect::{ConnectOptions, Proto};
 use crate::harness::provider::{Provider, Turn};
 use crate::harness::{Client, Server};
@@ -284,4 +284,58 @@ fn a_rewind_and_a_fork_that_were_answered_outlive_a_kill() {
     ann.call("sessions.branches.switch", json!({ "sessionKey": KEY, "leafEntryId": other })).expect_valid();
     server.kill_and_restart();
     assert_eq!(told(&server.operator("ann"), KEY), ["first", "one", "second", "two"]);
+}
+
+#[test]
+fn what_is_said_on_the_strength_of_another_screen_is_not_taken() {
+    let provider = Provider::start();
+    let server = server(&provider, &["one", "two", "three", "four"]);
+    let ann = server.operator("ann");
+    let send = |key: &str, text: &str, seen: Value| {
+        let mut params = json!({ "sessionKey": key, "message": text, "idempotencyKey": text });
+        params.as_object_mut().unwrap().extend(seen.as_object().unwrap().clone());
+        ann.call("chat.send", params)
+    };
+    let wait = |text: &str| {
+        let end = ann.call("agent.wait", json!({ "runId": text, "timeoutMs": 20_000 })).expect_ok();
+        assert_eq!(end["status"], "ok", "{end}");
+    };
+    let refused = |reply: Reply, reason: &str, words: &str| {
+        reply.expect_err("INVALID_REQUEST").message(words).detail("/reason", reason);
+    };
+    let (leaf, branch) = ("active-leaf-changed", "active branch changed; review and retry");
+
+    // Where nothing has been said, nothing can have been seen.
+    refused(send(KEY, "a", json!({ "expectedLeafEntryId": "none" })), leaf, branch);
+    send(KEY, "first", json!({ "expectedLeafEntryId": null, "expectedPermissionMode": null })).expect_ok();
+    wait("first");
+    refused(send(KEY, "b", json!({ "expectedLeafEntryId": null })), leaf, branch);
+    let (asked, answered) = (id(&ann, KEY, "first"), messages(&ann, KEY)[1]["__openclaw"]["id"].clone());
+    refused(send(KEY, "c", json!({ "expectedLeafEntryId": asked })), leaf, branch);
+    let session = ann.call("chat.history", json!({ "sessionKey": KEY })).expect_ok()["sessionId"].clone();
+    // Who names the transcript may be a message behind, and not on another branch.
+    send(KEY, "second", json!({ "expectedLeafEntryId": asked, "sessionId": session })).expect_ok();
+    wait("second");
+    refused(send(KEY, "d", json!({ "expectedLeafEntryId": answered, "sessionId": "another" })), leaf, branch);
+    let second = id(&ann, KEY, "second");
+    ann.call("sessions.rewind", json!({ "sessionKey": KEY, "entryId": second })).expect_ok();
+    refused(send(KEY, "e", json!({ "expectedLeafEntryId": second, "sessionId": session })), leaf, branch);
+    send(KEY, "third", json!({ "expectedLeafEntryId": answered })).expect_ok();
+    wait("third");
+    send(KEY, "f", json!({ "sessionId": "another" })).expect_err("INVALID_REQUEST").message_starts("Session \"");
+
+    ann.call("sessions.patch", json!({ "key": KEY, "permissionMode": "guarded" })).expect_ok();
+    let settings = ("session-settings-changed", "Session settings changed before send. Retry.");
+    refused(send(KEY, "g", json!({ "expectedPermissionMode": null })), settings.0, settings.1);
+    refused(send(KEY, "h", json!({ "expectedToolOverrides": { "webSearch": true } })), settings.0, settings.1);
+    let contract = json!({ "expectedSessionRoutingContract": "global|main|main" });
+    refused(send(KEY, "i", contract), "session-routing-changed", "session routing changed; review and retry");
+    let seen = json!({
+        "expectedPermissionMode": "guarded", "expectedToolOverrides": null,
+        "expectedSessionRoutingContract": "per-sender|main|main",
+    });
+    send(KEY, "fourth", seen).expect_ok();
+    wait("fourth");
+    let said = told(&ann, KEY);
+    assert_eq!(said, ["first", "one", "third", "three", "fourth", "four"], "nothing that was refused is there");
 }

@@ -11,6 +11,7 @@ use crate::gateway::Gateway;
 use crate::gateway::inbound::{Known, Waiter};
 use crate::gateway::runs;
 use crate::gateway::table::{Call, need};
+use crate::intake::expected::Expected;
 use crate::intake::{Message, Source, Wish, normalise};
 use crate::protocol::error::{ErrorCode, RpcError};
 use crate::protocol::frame::{Json, response_error};
@@ -112,7 +113,7 @@ fn ask(gateway: &mut Gateway, call: &Call, params: AgentParams) -> Result<(), Rp
         to: params.to,
         account_id: params.account_id,
         thread_id: params.thread_id,
-        existing_only: false,
+        expected: Expected::default(),
         received_ms: call.now_ms,
         wish,
     };

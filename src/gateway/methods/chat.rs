@@ -11,11 +11,12 @@ use crate::gateway::runs::commands;
 use crate::gateway::runs::stops::Stopped;
 use crate::gateway::table::{Call, QueryCx, StoreCx, need};
 use crate::gateway::{Fact, Gateway};
+use crate::intake::expected::{self, Expected};
 use crate::intake::uploads::{Bounds, Uploads};
 use crate::intake::{Message, Source, Wish, normalise};
 use crate::protocol::error::{ErrorCode, RpcError};
 use crate::protocol::frame::{Json, response_error};
-use crate::protocol::params::{Any, Count, Int, Issues, NonEmpty, Params, Positive, Text, find};
+use crate::protocol::params::{Any, Count, Int, Issues, NonEmpty, Params, Patch, Positive, Text, find};
 use crate::protocol::session_key::{KeyRules, SessionKey, agent_id};
 use crate::protocol::version::Protocol;
 use crate::runtime::stop::Why;
@@ -316,10 +317,10 @@ crate::params! {
             system_input_provenance: Option<Any> = "systemInputProvenance",
             system_provenance_receipt: Option<String> = "systemProvenanceReceipt",
             suppress_command_interpretation: Option<bool> = "suppressCommandInterpretation",
-            expected_leaf_entry_id: Option<Any> = "expectedLeafEntryId",
+            expected_leaf_entry_id: Patch<NonEmpty> = "expectedLeafEntryId",
             expected_session_routing_contract: Option<NonEmpty> = "expectedSessionRoutingContract",
-            expected_permission_mode: Option<Any> = "expectedPermissionMode",
-            expected_tool_overrides: Option<Any> = "expectedToolOverrides",
+            expected_permission_mode: Patch<Any> = "expectedPermissionMode",
+            expected_tool_overrides: Patch<Any> = "expectedToolOverrides",
         }
     }
 }
@@ -372,7 +373,10 @@ pub(super) fn is_served(gateway: &Gateway, call: &Call, key: &SessionKey) -> Res
     }
 }
 
-fn send(gateway: &mut Gateway, call: &Call, Targeted(params): Targeted) -> Result<(), RpcError> {
+fn send(gateway: &mut Gateway, call: &Call, Targeted(mut params): Targeted) -> Result<(), RpcError> {
+    let session = session_key(&params.session_key.0, params.agent_id.as_ref(), &gateway.keys)?;
+    is_served(gateway, call, &session)?;
+    let expected = expected(&mut params, &gateway.keys)?;
     let words = Words {
         text: params.message,
         run_id: run_id(params.idempotency_key.0)?,
@@ -384,12 +388,43 @@ fn send(gateway: &mut Gateway, call: &Call, Targeted(params): Targeted) -> Resul
         to: params.originating_to,
         account_id: params.originating_account_id,
         thread_id: params.originating_thread_id,
-        existing_only: false,
+        expected,
     };
-    let session = session_key(&params.session_key.0, params.agent_id.as_ref(), &gateway.keys)?;
-    is_served(gateway, call, &session)?;
     let is_literal = params.suppress_command_interpretation == Some(true);
     say(gateway, call, session, params.session_key.0, words, is_literal)
+}
+
+/// What a message is sent on the strength of.
+///
+/// # Errors
+/// `INVALID_REQUEST` when keys of sessions no longer mean what the sender takes them to mean.
+fn expected(params: &mut SendParams, keys: &KeyRules) -> Result<Expected, RpcError> {
+    let contract = params.expected_session_routing_contract.take();
+    if contract.is_some_and(|seen| !seen.0.trim().eq_ignore_ascii_case(&keys.contract())) {
+        return Err(expected::changed("session routing changed; review and retry", "session-routing-changed"));
+    }
+    let settings = [
+        ("permissionMode", std::mem::take(&mut params.expected_permission_mode)),
+        ("toolOverrides", std::mem::take(&mut params.expected_tool_overrides)),
+    ];
+    let seen = |patch| match patch {
+        Patch::Keep => None,
+        Patch::Clear => Some(Value::Null),
+        Patch::Set(Any(value)) => Some(value),
+    };
+    // What steers joins a run that goes on, wherever that has come to.
+    let leaf = match std::mem::take(&mut params.expected_leaf_entry_id) {
+        _ if params.queue_mode == Some(QueueMode::Steer) => None,
+        Patch::Keep => None,
+        Patch::Clear => Some(None),
+        Patch::Set(id) => Some(Some(id.0.trim().to_owned())),
+    };
+    Ok(Expected {
+        is_there: false,
+        session_id: params.session_id.take().map(|id| id.0.trim().to_owned()),
+        leaf,
+        settings: settings.into_iter().filter_map(|(field, patch)| Some((field, seen(patch)?))).collect(),
+    })
 }
 
 /// What somebody says in a session over the gateway's own protocol, whichever method brings it.
@@ -407,8 +442,8 @@ pub(super) struct Words {
     pub(super) to: Option<String>,
     pub(super) account_id: Option<String>,
     pub(super) thread_id: Option<String>,
-    /// It makes no session.
-    pub(super) existing_only: bool,
+    /// What its sender saw of the session.
+    pub(super) expected: Expected,
 }
 
 impl Words {
@@ -437,7 +472,7 @@ impl Words {
             to: self.to,
             account_id: self.account_id,
             thread_id: self.thread_id,
-            existing_only: self.existing_only,
+            expected: self.expected,
             received_ms: call.now_ms,
             wish: Wish {
                 thinking: self.thinking,

@@ -31,6 +31,7 @@ use super::routes::{HttpCall, json_response, text};
 use super::{Gateway, table};
 use crate::agent::run::{Outcome, RunEnd, RunEvent};
 use crate::agent::talk::{Said, StopReason, ToolCall, Usage};
+use crate::intake::expected::Expected;
 use crate::intake::{Message, Source};
 use crate::protocol::ConnId;
 use crate::protocol::error::RpcError;
@@ -269,7 +270,7 @@ fn begin(gateway: &mut Gateway, now: Now, caller: &Caller, request: &HttpRequest
         to: None,
         account_id: None,
         thread_id: None,
-        existing_only: false,
+        expected: Expected::default(),
         received_ms: now.wall_ms,
         wish,
     };

@@ -13,6 +13,7 @@ use crate::defender::decision::{Action, Decision};
 use crate::defender::request::ActionRequest;
 use crate::gateway::Fact;
 use crate::intake::accept::{self, Accepted, Begins, Files, Judged, Stored};
+use crate::intake::expected::Expected;
 use crate::intake::{Message, Source, Wish, normalise};
 use crate::protocol::error::RpcError;
 use crate::protocol::session_key::{DEFAULT_AGENT, SessionKey, agent_id};
@@ -132,7 +133,7 @@ fn between(source: Source, to: SessionKey, from: &SessionKey, dedupe_key: &str, 
         to: None,
         account_id: None,
         thread_id: None,
-        existing_only: false,
+        expected: Expected::default(),
         received_ms: now_ms,
         wish: Wish::default(),
     }

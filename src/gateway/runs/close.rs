@@ -465,6 +465,7 @@ mod tests {
     use crate::defender::request::ActionRequest;
     use crate::gateway::Fact;
     use crate::gateway::stage::Stage;
+    use crate::intake::expected::Expected;
     use crate::store::decisions::DecisionFilter;
 
     fn call(id: &str) -> ToolCall {
@@ -513,7 +514,7 @@ mod tests {
             to: None,
             account_id: None,
             thread_id: None,
-            existing_only: false,
+            expected: Expected::default(),
             received_ms: 1,
             wish: crate::intake::Wish::default(),
         };

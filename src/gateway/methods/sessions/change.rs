@@ -13,7 +13,7 @@ use crate::protocol::params::{Any, Count, Int, Issues, NonEmpty, Param, Params, 
 use crate::protocol::session_key::SessionKey;
 use crate::protocol::version::Protocol;
 use crate::runtime::{clock, random};
-use crate::sessions::patch::{self as rules, Change};
+use crate::sessions::patch::{self as rules, Change, is_as_seen};
 use crate::sessions::{list, row, transcript};
 use crate::store::StoreError;
 use crate::store::archive::ArchiveReason;
@@ -76,10 +76,8 @@ impl Target {
 fn matches_seen(seen: &Patch<Any>, now: Option<&Value>) -> bool {
     match seen {
         Patch::Keep => true,
-        Patch::Clear => now.is_none(),
-        Patch::Set(Any(value)) => {
-            now.is_some_and(|now| now == value || now.as_f64() == value.as_f64() && now.is_number())
-        }
+        Patch::Clear => is_as_seen(&Value::Null, now),
+        Patch::Set(Any(value)) => is_as_seen(value, now),
     }
 }
 

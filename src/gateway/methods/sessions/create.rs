@@ -10,6 +10,7 @@ use crate::gateway::runs::commands;
 use crate::gateway::table::{Call, StoreCx};
 use crate::gateway::{Done, Effect, Fact, Gateway, Job, Origin, Snapshot, Work};
 use crate::intake::Message;
+use crate::intake::expected::Expected;
 use crate::intake::uploads::Uploads;
 use crate::protocol::ConnId;
 use crate::protocol::error::RpcError;
@@ -141,7 +142,7 @@ impl Place {
             to: None,
             account_id: None,
             thread_id: None,
-            existing_only: true,
+            expected: Expected { is_there: true, ..Expected::default() },
         })
     }
 }

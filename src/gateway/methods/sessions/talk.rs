@@ -7,6 +7,7 @@ use crate::gateway::Gateway;
 use crate::gateway::methods::chat::{QueueMode, Words, is_served, require_target, run_id, say};
 use crate::gateway::runs::stops::Stopped;
 use crate::gateway::table::Call;
+use crate::intake::expected::Expected;
 use crate::protocol::error::RpcError;
 use crate::protocol::params::{Any, Count, Issues, NonEmpty, Params, find};
 use crate::runtime::random;
@@ -85,7 +86,7 @@ fn tell(gateway: &mut Gateway, call: &Call, params: SendParams, queue_mode: Opti
         to: text(params.to),
         account_id: text(params.account_id),
         thread_id: text(params.thread_id),
-        existing_only: queue_mode.is_some() || !session.is_main(&gateway.keys),
+        expected: Expected { is_there: queue_mode.is_some() || !session.is_main(&gateway.keys), ..Expected::default() },
     };
     say(gateway, call, session, params.key.0, words, false)
 }
