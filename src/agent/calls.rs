@@ -14,6 +14,7 @@ use super::setting::Setting;
 use super::talk::{Part, ToolCall, ToolResult};
 use crate::defender::decision::{Action, Decision};
 use crate::defender::request::ActionRequest;
+use crate::runtime::stop::Stop;
 use crate::tools::{self, Order, Prepared, Scene};
 
 /// Characters of a tool's answer that are kept in the transcript (SES-85). The model sees all of it while its run lasts.
@@ -115,7 +116,7 @@ pub struct Weighed {
 ///
 /// # Errors
 /// Why it cannot be made, in words for the model: there is no such tool, or its arguments cannot be used.
-pub fn weigh(input: &RunInput, setting: &Setting, call: &ToolCall) -> Result<Weighed, String> {
+pub fn weigh(input: &RunInput, setting: &Setting, stop: &Stop, call: &ToolCall) -> Result<Weighed, String> {
     let tool = tools::find(&call.name).ok_or_else(|| format!("Tool {} not found", call.name))?;
     let prepared = tool.prepare(&call.arguments).map_err(|error| error.to_string())?;
     let request = ActionRequest {
@@ -124,24 +125,24 @@ pub fn weigh(input: &RunInput, setting: &Setting, call: &ToolCall) -> Result<Wei
         source: "agent".to_owned(),
         tool: Some(call.name.clone()),
         channel: setting.session.channel.clone(),
-        ..prepared.parts(&scene(input, setting))
+        ..prepared.parts(&scene(input, setting, stop))
     };
     let judged = within_time(input, request, &call.arguments.to_string());
     Ok(Weighed { prepared, judged })
 }
 
 /// What a tool of this run may look at.
-fn scene<'a>(input: &'a RunInput, setting: &'a Setting) -> Scene<'a> {
-    Scene { workspace: &setting.workspace, session: &setting.facts, config: &input.config }
+fn scene<'a>(input: &'a RunInput, setting: &'a Setting, stop: &'a Stop) -> Scene<'a> {
+    Scene { workspace: &setting.workspace, session: &setting.facts, config: &input.config, rules: &input.rules, stop }
 }
 
 /// Makes a call that was judged, and judges its answer.
-pub fn call(input: &RunInput, setting: &Setting, call: &ToolCall, weighed: Weighed) -> Called {
+pub fn call(input: &RunInput, setting: &Setting, stop: &Stop, call: &ToolCall, weighed: Weighed) -> Called {
     let Weighed { prepared, judged } = weighed;
     if let Some(refusal) = refused(&judged.decision, input.config.settings.runtime.audit_only) {
         return Called::failed(call, refusal);
     }
-    let output = match prepared.run(&scene(input, setting)) {
+    let output = match prepared.run(&scene(input, setting, stop)) {
         Ok(output) => output,
         Err(error) => return Called::failed(call, error.to_string()),
     };
@@ -315,8 +316,9 @@ mod tests {
     #[track_caller]
     fn made(bench: &mut Bench, wanted: &ToolCall) -> Called {
         let setting = bench.setting();
-        match weigh(&bench.input, &setting, wanted) {
-            Ok(weighed) => call(&bench.input, &setting, wanted, weighed),
+        let stop = Stop::default();
+        match weigh(&bench.input, &setting, &stop, wanted) {
+            Ok(weighed) => call(&bench.input, &setting, &stop, wanted, weighed),
             Err(why) => Called::failed(wanted, why),
         }
     }

@@ -74,8 +74,9 @@ fn failure(kind: FailureKind, message: String) -> Failure {
 pub fn run(input: RunInput, host: &mut dyn Host) -> RunEnd {
     let mut cooldowns = input.cooldowns.clone();
     let end = {
-        let mut ask = asker(&input, host.stop().clone(), &mut cooldowns);
-        turn(&input, host, &mut ask, &mut |setting, call, weighed| calls::call(&input, setting, call, weighed))
+        let stop = host.stop().clone();
+        let mut ask = asker(&input, stop.clone(), &mut cooldowns);
+        turn(&input, host, &mut ask, &mut |setting, call, weighed| calls::call(&input, setting, &stop, call, weighed))
     };
     RunEnd { cooldowns, ..end }
 }
@@ -541,7 +542,7 @@ impl Turn<'_> {
         let key = step_key(&self.input.run_id, number);
         let calls: Vec<ToolCall> = answered.answer.calls().cloned().collect();
         let weighed: Vec<Result<Weighed, String>> =
-            calls.iter().map(|call| calls::weigh(self.input, setting, call)).collect();
+            calls.iter().map(|call| calls::weigh(self.input, setting, self.host.stop(), call)).collect();
         let record = Record {
             role: "assistant",
             content: Value::Array(answered.answer.said.iter().map(block).collect()),

@@ -22,8 +22,10 @@ use serde_json::Value;
 
 use crate::config::load::Loaded;
 use crate::defender::request::ActionRequest;
+use crate::defender::rules::Rules;
 use crate::protocol::params::{self, Params};
 use crate::protocol::version::Protocol;
+use crate::runtime::stop::Stop;
 
 /// One tool.
 pub struct Tool {
@@ -95,6 +97,11 @@ pub struct Scene<'a> {
     pub session: &'a session_status::Facts,
     /// The configuration in force when its run began.
     pub config: &'a Loaded,
+    /// The defender's rules then: what a call comes upon only while it runs, such as where an address leads to, is judged
+    /// by them too.
+    pub rules: &'a Rules,
+    /// Where its run is told to stop.
+    pub stop: &'a Stop,
 }
 
 /// What a tool gives back.
@@ -154,6 +161,7 @@ pub(crate) mod tests {
     use super::session_status::Facts;
     use super::*;
     use crate::config::load::{self, LoadInputs};
+    use crate::defender::rules::RuleInputs;
 
     /// Reads a call of a tool and makes it, where nothing is configured.
     pub(crate) fn call(tool: &Tool, workspace: &Path, session: &Facts, arguments: &Value) -> Result<Output, ToolError> {
@@ -163,7 +171,9 @@ pub(crate) mod tests {
             inputs.state_dir = Some("/nonexistent".into());
             load::load(&inputs).expect("nothing configured is fine")
         });
-        tool.prepare(arguments)?.run(&Scene { workspace, session, config: &CONFIG })
+        let rules = Rules::compile(&RuleInputs::default()).expect("the usual rules compile");
+        let scene = Scene { workspace, session, config: &CONFIG, rules: &rules, stop: &Stop::default() };
+        tool.prepare(arguments)?.run(&scene)
     }
 
     #[test]
