@@ -97,6 +97,32 @@ pub fn run_key(run_id: &str) -> String {
     format!("chat:{run_id}")
 }
 
+/// The idempotency key, in the transcript, of the turn of a message that its door knows as `dedupe_key`.
+pub fn turn_key(dedupe_key: &str) -> String {
+    format!("{dedupe_key}:user")
+}
+
+/// The content blocks of a message in the transcript.
+pub fn content(message: &Message) -> Value {
+    json!([{ "type": "text", "text": message.text }])
+}
+
+/// What a message's `__openclaw` says of it in the transcript, beside its id and its number.
+pub fn metadata(message: &Message) -> Value {
+    let mut metadata = json!({ "runId": message.run_id, "idempotencyKey": message.turn_key() });
+    if let Some(sender) = &message.sender {
+        metadata["sender"] = json!(sender);
+    }
+    if let Some(client) = &message.client {
+        metadata["senderIsOwner"] = json!(client.is_owner);
+        metadata["transport"] = json!({ "clients": [{ "id": client.id, "mode": client.mode }] });
+    }
+    if !message.wish.media.is_empty() {
+        metadata["media"] = message.wish.media.iter().map(Media::fact).collect();
+    }
+    metadata
+}
+
 /// Writes a message, what came with it, and what was decided about it.
 ///
 /// # Errors
@@ -262,25 +288,13 @@ fn enter_with(
     if let Some(before) = before.filter(|_| !turns::has_words(message)) {
         return Ok(before);
     }
-    let mut metadata = json!({ "runId": message.run_id, "idempotencyKey": message.turn_key() });
-    if let Some(sender) = &message.sender {
-        metadata["sender"] = json!(sender);
-    }
-    if let Some(client) = &message.client {
-        metadata["senderIsOwner"] = json!(client.is_owner);
-        metadata["transport"] = json!({ "clients": [{ "id": client.id, "mode": client.mode }] });
-    }
-    let media = &message.wish.media;
-    if !media.is_empty() {
-        metadata["media"] = media.iter().map(Media::fact).collect();
-    }
     let mut added = transcript::add(
         db,
         &message.session,
         &transcript::New {
             role: "user",
-            content: json!([{ "type": "text", "text": message.text }]),
-            metadata,
+            content: content(message),
+            metadata: metadata(message),
             idempotency_key: Some(&message.turn_key()),
             extra,
             route: message.channel.as_deref().map(|channel| transcript::Route {
@@ -292,7 +306,7 @@ fn enter_with(
         },
         now_ms,
     )?;
-    for media in media {
+    for media in &message.wish.media {
         db.media_stands_in(&media.id, &added.session.session_id, &added.message_id)?;
     }
     if !added.existed

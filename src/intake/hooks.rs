@@ -1,10 +1,9 @@
 //! Webhook bodies: from whatever a service posts to messages in the one shape.
 
 use ring::hmac;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::expected::Expected;
-use super::{Message, Source, Wish, normalise};
+use super::{Message, Source, normalise};
 use crate::config::settings::hooks::Hooks;
 use crate::protocol::error::RpcError;
 use crate::protocol::session_key::{KeyRules, SessionKey, agent_id};
@@ -250,26 +249,11 @@ fn delivery_id(request: &impl Post) -> Option<String> {
 }
 
 fn message(request: &impl Post, session: SessionKey, text: &str, now_ms: i64) -> Result<Message, HookError> {
-    let run_id = random::uuid();
-    Ok(Message {
-        source: Source::Hook,
-        dedupe_key: delivery_id(request).unwrap_or_else(|| run_id.clone()),
-        run_id,
-        session,
-        text: normalise::text(text)?,
-        command: None,
-        channel: None,
-        sender: None,
-        client: None,
-        heard: Map::new(),
-        spawned_by: None,
-        to: None,
-        account_id: None,
-        thread_id: None,
-        expected: Expected::default(),
-        received_ms: now_ms,
-        wish: Wish::default(),
-    })
+    let mut message = Message::new(Source::Hook, session, random::uuid(), normalise::text(text)?, now_ms);
+    if let Some(id) = delivery_id(request) {
+        message.dedupe_key = id;
+    }
+    Ok(message)
 }
 
 /// A channel webhook's address.
@@ -386,32 +370,21 @@ fn channel_message(
     };
     let session = SessionKey::parse(&session, keys).map_err(|error| refuse(400, error.to_string()))?;
     let own_id = field(&["id", "messageId", "message_id", "eventId", "requestId"]);
-    let run_id = random::uuid();
     let scope = format!("{}:{}", target.channel, target.account_id.as_deref().unwrap_or("default"));
-    let dedupe_key = match (own_id, delivery) {
-        (Some(id), _) => format!("{scope}:{id}"),
-        (None, Some(delivery)) => format!("{scope}:{delivery}:{idx}"),
-        (None, None) => run_id.clone(),
-    };
-    Ok(Message {
-        source: Source::Hook,
-        dedupe_key,
-        run_id,
-        session,
-        text: normalise::text(&text)?,
+    let mut message = Message {
         command: field(&["command", "shell", "bash", "exec"]),
         channel: Some(target.channel.clone()),
         sender: peer,
-        client: None,
         heard: activation::facts_in(payload),
-        spawned_by: None,
         to,
         account_id: target.account_id.clone().or_else(|| field(&["accountId", "account_id"])),
         thread_id: field(&["threadId", "topicId"]),
-        expected: Expected::default(),
-        received_ms: now_ms,
-        wish: Wish::default(),
-    })
+        ..Message::new(Source::Hook, session, random::uuid(), normalise::text(&text)?, now_ms)
+    };
+    if let Some(id) = own_id.or_else(|| delivery.map(|delivery| format!("{delivery}:{idx}"))) {
+        message.dedupe_key = format!("{scope}:{id}");
+    }
+    Ok(message)
 }
 
 #[cfg(test)]

@@ -211,9 +211,33 @@ mod key_text {
 }
 
 impl Message {
+    /// What `source` brought for a session, with nothing but its words. It is known by the run it asks for; a door whose
+    /// senders have ids of their own sets `dedupe_key`.
+    pub fn new(source: Source, session: SessionKey, run_id: String, text: String, received_ms: i64) -> Message {
+        Message {
+            source,
+            dedupe_key: run_id.clone(),
+            run_id,
+            session,
+            text,
+            command: None,
+            channel: None,
+            sender: None,
+            client: None,
+            heard: Map::new(),
+            spawned_by: None,
+            to: None,
+            account_id: None,
+            thread_id: None,
+            expected: Expected::default(),
+            received_ms,
+            wish: Wish::default(),
+        }
+    }
+
     /// The idempotency key of its turn in the transcript.
     pub fn turn_key(&self) -> String {
-        format!("{}:user", self.dedupe_key)
+        accept::turn_key(&self.dedupe_key)
     }
 
     /// What the defender judges. `preceding` is the end of what the session said before.

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use serde_json::{Map, json};
+use serde_json::json;
 
 use super::chat::{is_served, run_id, session_key, uploads};
 use crate::agent::run::EXTRA_SYSTEM_CHARS_MAX;
@@ -11,7 +11,6 @@ use crate::gateway::Gateway;
 use crate::gateway::inbound::{Known, Waiter};
 use crate::gateway::runs;
 use crate::gateway::table::{Call, need};
-use crate::intake::expected::Expected;
 use crate::intake::{Message, Source, Wish, normalise};
 use crate::protocol::error::{ErrorCode, RpcError};
 use crate::protocol::frame::{Json, response_error};
@@ -99,23 +98,14 @@ fn ask(gateway: &mut Gateway, call: &Call, params: AgentParams) -> Result<(), Rp
         ..Wish::default()
     };
     let mut message = Message {
-        source: Source::Agent,
-        dedupe_key: run_id.clone(),
-        run_id,
-        session,
-        text,
-        command: None,
         channel: Some(params.channel.unwrap_or_else(|| crate::sessions::transcript::WEBCHAT.to_owned())),
         sender: Some(call.caller.name.clone()),
         client: Some(call.caller.client()),
-        heard: Map::new(),
-        spawned_by: None,
         to: params.to,
         account_id: params.account_id,
         thread_id: params.thread_id,
-        expected: Expected::default(),
-        received_ms: call.now_ms,
         wish,
+        ..Message::new(Source::Agent, session, run_id, text, call.now_ms)
     };
     let names_session = params.session_key.is_some();
     let orders = runs::commands::take(&mut message, call);

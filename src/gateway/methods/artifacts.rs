@@ -2,13 +2,13 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::chat::session_key;
 use crate::gateway::table::{QueryCx, need};
 use crate::intake::uploads::FILE_BYTES_MAX_V4;
 use crate::protocol::error::RpcError;
-use crate::protocol::params::{Int, NonEmpty, Text};
+use crate::protocol::params::{self, Int, Issues, NonEmpty, Params, Text};
 use crate::sessions::media::Media;
 use crate::store::StoreError;
 use crate::store::db::Queries;
@@ -48,9 +48,18 @@ crate::words! {
     }
 }
 
+crate::words! {
+    /// How bytes would rather be had. They come with the answer, however they are asked for.
+    pub enum Transport {
+        /// From an address.
+        Http = "http",
+    }
+}
+
 crate::params! {
-    /// Which conversation, and which part of what lies in it.
-    pub struct ListParams {
+    /// Which conversation, whose messages of it, and which artifacts.
+    pub struct Asked {
+        artifact_id: Option<NonEmpty> = "artifactId",
         session_key: Option<NonEmpty> = "sessionKey",
         run_id: Option<NonEmpty> = "runId",
         task_id: Option<NonEmpty> = "taskId",
@@ -59,49 +68,55 @@ crate::params! {
         kind: Option<Kind> = "type",
         limit: Option<Int<1, 4>> = "limit",
         cursor: Option<Text<1, 256>> = "cursor",
-    }
-}
-
-crate::params! {
-    /// Which artifact of which conversation.
-    pub struct GetParams {
-        artifact_id: NonEmpty = "artifactId",
-        session_key: Option<NonEmpty> = "sessionKey",
-        run_id: Option<NonEmpty> = "runId",
-        task_id: Option<NonEmpty> = "taskId",
-        agent_id: Option<NonEmpty> = "agentId",
-        message_role: Option<Role> = "messageRole",
-    }
-}
-
-crate::params! {
-    /// The same. Its bytes come with the answer, however they are asked for.
-    pub struct DownloadParams {
-        artifact_id: NonEmpty = "artifactId",
-        session_key: Option<NonEmpty> = "sessionKey",
-        run_id: Option<NonEmpty> = "runId",
-        task_id: Option<NonEmpty> = "taskId",
-        agent_id: Option<NonEmpty> = "agentId",
-        message_role: Option<Role> = "messageRole",
         transport: Option<Transport> = "transport",
     }
 }
 
-crate::words! {
-    /// How bytes would rather be had.
-    pub enum Transport {
-        /// From an address.
-        Http = "http",
+/// Fields of [`Asked`] that not every method has.
+const NOT_EVERYWHERE: [&str; 5] = ["artifactId", "type", "limit", "cursor", "transport"];
+
+/// Reads what a method takes: the conversation, and `own` of the other fields.
+fn read(object: &Map<String, Value>, path: &str, issues: &mut Issues, own: &[&str]) -> Option<Asked> {
+    for name in NOT_EVERYWHERE {
+        if params::find(object, name).is_some() && !own.contains(&name) {
+            issues.unexpected(path, name);
+        }
+    }
+    let asked = Asked::read_fields(object, path, issues)?;
+    if asked.artifact_id.is_none() && own.contains(&"artifactId") {
+        issues.missing(path, "artifactId");
+    }
+    Some(asked)
+}
+
+/// Those of a conversation.
+#[derive(Debug, Clone)]
+pub struct List(Asked);
+
+impl Params for List {
+    fn read_fields(object: &Map<String, Value>, path: &str, issues: &mut Issues) -> Option<Self> {
+        read(object, path, issues, &["type", "limit", "cursor"]).map(List)
     }
 }
 
-/// What a caller says of the conversation.
-struct Scope<'a> {
-    session_key: Option<&'a NonEmpty>,
-    run_id: Option<&'a NonEmpty>,
-    task_id: Option<&'a NonEmpty>,
-    agent_id: Option<&'a NonEmpty>,
-    role: Option<Role>,
+/// One of them.
+#[derive(Debug, Clone)]
+pub struct Get(Asked);
+
+impl Params for Get {
+    fn read_fields(object: &Map<String, Value>, path: &str, issues: &mut Issues) -> Option<Self> {
+        read(object, path, issues, &["artifactId"]).map(Get)
+    }
+}
+
+/// One of them with its bytes.
+#[derive(Debug, Clone)]
+pub struct Download(Asked);
+
+impl Params for Download {
+    fn read_fields(object: &Map<String, Value>, path: &str, issues: &mut Issues) -> Option<Self> {
+        read(object, path, issues, &["artifactId", "transport"]).map(Download)
+    }
 }
 
 /// One of them, and where it stands.
@@ -116,10 +131,10 @@ fn refuse(kind: &str, text: &str) -> RpcError {
 }
 
 /// The artifacts of a conversation, the newest first.
-fn find(cx: &mut QueryCx<'_>, scope: &Scope<'_>) -> Result<(String, Vec<Artifact>), RpcError> {
+fn find(cx: &mut QueryCx<'_>, asked: &Asked) -> Result<(String, Vec<Artifact>), RpcError> {
     let nowhere = || refuse("artifact_scope_not_found", "no session found for artifact query");
-    let key = match (scope.session_key, scope.run_id, scope.task_id) {
-        (Some(key), ..) => session_key(&key.0, scope.agent_id, &cx.snapshot.keys)?.as_str().to_owned(),
+    let key = match (&asked.session_key, &asked.run_id, &asked.task_id) {
+        (Some(key), ..) => session_key(&key.0, asked.agent_id.as_ref(), &cx.snapshot.keys)?.as_str().to_owned(),
         // A run that has ended is found by its session.
         (None, Some(run_id), _) => cx.snapshot.runs.session_of(&run_id.0).ok_or_else(nowhere)?.to_owned(),
         (None, None, Some(_)) => return Err(nowhere()),
@@ -130,8 +145,8 @@ fn find(cx: &mut QueryCx<'_>, scope: &Scope<'_>) -> Result<(String, Vec<Artifact
     };
     let db = cx.store.get()?;
     let session = db.session(&key)?.ok_or_else(nowhere)?;
-    let run_id = scope.run_id.map(|run_id| run_id.0.as_str());
-    let found = db.snapshot(|db| look(db, &session.session_id, scope.role, run_id))?;
+    let run_id = asked.run_id.as_ref().map(|run_id| run_id.0.as_str());
+    let found = db.snapshot(|db| look(db, &session.session_id, asked.message_role, run_id))?;
     Ok((key, found))
 }
 
@@ -193,32 +208,26 @@ impl Artifact {
     }
 }
 
-fn list(mut cx: QueryCx<'_>, params: ListParams) -> Result<Value, RpcError> {
-    if params.kind.is_none() && (params.limit.is_some() || params.cursor.is_some()) {
+fn list(mut cx: QueryCx<'_>, List(asked): List) -> Result<Value, RpcError> {
+    if asked.kind.is_none() && (asked.limit.is_some() || asked.cursor.is_some()) {
         return Err(refuse("artifact_query_unsupported", "limit and cursor require type image"));
     }
-    if params.cursor.is_some() {
+    if asked.cursor.is_some() {
         // A list comes whole, so none was given out.
         return Err(refuse("artifact_cursor_invalid", "this cursor is of no list; begin anew without it"));
     }
-    let scope = Scope {
-        session_key: params.session_key.as_ref(),
-        run_id: params.run_id.as_ref(),
-        task_id: params.task_id.as_ref(),
-        agent_id: params.agent_id.as_ref(),
-        role: params.message_role,
-    };
-    let (key, mut found) = find(&mut cx, &scope)?;
-    if params.kind.is_some() {
+    let (key, mut found) = find(&mut cx, &asked)?;
+    if asked.kind.is_some() {
         found.retain(|artifact| artifact.media.is_picture());
     }
-    found.truncate(params.limit.map_or(LISTED_MAX, |limit| limit.0 as usize));
+    found.truncate(asked.limit.map_or(LISTED_MAX, |limit| limit.0 as usize));
     // Oldest first, as they stand in the conversation.
     Ok(json!({ "artifacts": found.iter().rev().map(|artifact| artifact.wire(&key)).collect::<Vec<_>>() }))
 }
 
-fn one(cx: &mut QueryCx<'_>, scope: &Scope<'_>, id: &str) -> Result<(String, Artifact), RpcError> {
-    let (key, found) = find(cx, scope)?;
+fn one(cx: &mut QueryCx<'_>, asked: &Asked) -> Result<(String, Artifact), RpcError> {
+    let (key, found) = find(cx, asked)?;
+    let id = asked.artifact_id.as_ref().map_or("", |id| &id.0);
     let artifact = found.into_iter().find(|artifact| artifact.id() == id);
     let artifact = artifact.ok_or_else(|| {
         let details = json!({ "type": "artifact_not_found", "artifactId": id });
@@ -227,79 +236,17 @@ fn one(cx: &mut QueryCx<'_>, scope: &Scope<'_>, id: &str) -> Result<(String, Art
     Ok((key, artifact))
 }
 
-fn get(mut cx: QueryCx<'_>, params: GetParams) -> Result<Value, RpcError> {
-    let scope = Scope {
-        session_key: params.session_key.as_ref(),
-        run_id: params.run_id.as_ref(),
-        task_id: params.task_id.as_ref(),
-        agent_id: params.agent_id.as_ref(),
-        role: params.message_role,
-    };
-    let (key, artifact) = one(&mut cx, &scope, &params.artifact_id.0)?;
+fn get(mut cx: QueryCx<'_>, Get(asked): Get) -> Result<Value, RpcError> {
+    let (key, artifact) = one(&mut cx, &asked)?;
     Ok(json!({ "artifact": artifact.wire(&key) }))
 }
 
-fn download(mut cx: QueryCx<'_>, params: DownloadParams) -> Result<Value, RpcError> {
-    let scope = Scope {
-        session_key: params.session_key.as_ref(),
-        run_id: params.run_id.as_ref(),
-        task_id: params.task_id.as_ref(),
-        agent_id: params.agent_id.as_ref(),
-        role: params.message_role,
-    };
-    let (key, artifact) = one(&mut cx, &scope, &params.artifact_id.0)?;
+fn download(mut cx: QueryCx<'_>, Download(asked): Download) -> Result<Value, RpcError> {
+    let (key, artifact) = one(&mut cx, &asked)?;
     let dir = MediaDir::of(&cx.snapshot.config.state_dir);
     let bytes = dir.read(&artifact.media.id, FILE_BYTES_MAX_V4 as u64).map_err(|_| {
-        let details = json!({ "type": "artifact_download_unsupported", "artifactId": params.artifact_id.0 });
+        let details = json!({ "type": "artifact_download_unsupported", "artifactId": artifact.id() });
         RpcError::invalid("the file is not kept any more").with_details(details)
     })?;
     Ok(json!({ "artifact": artifact.wire(&key), "encoding": "base64", "data": BASE64.encode(bytes) }))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::protocol::session_key::SessionKey;
-    use crate::sessions::transcript;
-    use crate::store::dir::StateDir;
-    use crate::store::open::{Database, OnDamage};
-
-    #[test]
-    fn only_so_many_are_found_and_these_are_the_newest() {
-        let dir = tempfile::tempdir().unwrap();
-        let state = StateDir::open(dir.path()).unwrap();
-        let mut database = Database::open(&state, 1, OnDamage::Fail).unwrap().database;
-        let key = SessionKey::stored("agent:main:a".to_owned());
-        let (each, n_messages) = (10, LISTED_MAX / 10 + 3);
-        let media =
-            |n: usize| Media { id: format!("m{n}"), mime_type: "image/png".to_owned(), file_name: None, bytes: 1 };
-        let session_id = database
-            .write(|db| {
-                let mut session_id = String::new();
-                for message in 0..n_messages {
-                    let facts: Vec<Value> = (0..each).map(|n| media(message * each + n).fact()).collect();
-                    let new = transcript::New {
-                        role: if message % 2 == 0 { "user" } else { "assistant" },
-                        content: json!([]),
-                        metadata: json!({ "media": facts, "runId": format!("r{message}") }),
-                        idempotency_key: None,
-                        extra: &[],
-                        route: None,
-                    };
-                    session_id = transcript::add(db, &key, &new, 1)?.session.session_id;
-                }
-                Ok::<_, StoreError>(session_id)
-            })
-            .unwrap();
-        let mut reader = crate::store::reader::LazyReader::new(database.path());
-        let db = reader.get().unwrap();
-        let all = look(db, &session_id, None, None).unwrap();
-        assert_eq!(all.len(), LISTED_MAX);
-        assert_eq!(all[0].seq, n_messages as u64, "the newest message first");
-        assert!(all.iter().all(|artifact| artifact.seq > 3), "the oldest are left out");
-        let by_agent = look(db, &session_id, Some(Role::Assistant), None).unwrap();
-        assert!(by_agent.iter().all(|artifact| artifact.seq % 2 == 0) && by_agent.len() < LISTED_MAX);
-        let of_run = look(db, &session_id, None, Some("r0")).unwrap();
-        assert_eq!(of_run.len(), each);
-    }
 }

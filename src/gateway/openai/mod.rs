@@ -31,7 +31,6 @@ use super::routes::{HttpCall, json_response, text};
 use super::{Gateway, table};
 use crate::agent::run::{Outcome, RunEnd, RunEvent};
 use crate::agent::talk::{Said, StopReason, ToolCall, Usage};
-use crate::intake::expected::Expected;
 use crate::intake::{Message, Source};
 use crate::protocol::ConnId;
 use crate::protocol::error::RpcError;
@@ -256,23 +255,9 @@ fn begin(gateway: &mut Gateway, now: Now, caller: &Caller, request: &HttpRequest
         });
     }
     let message = Message {
-        source: Source::OpenAi,
-        dedupe_key: run_id.clone(),
-        run_id: run_id.clone(),
-        session,
-        text,
-        command: None,
         channel: Some(crate::sessions::transcript::WEBCHAT.to_owned()),
-        sender: None,
-        client: None,
-        heard: serde_json::Map::new(),
-        spawned_by: None,
-        to: None,
-        account_id: None,
-        thread_id: None,
-        expected: Expected::default(),
-        received_ms: now.wall_ms,
         wish,
+        ..Message::new(Source::OpenAi, session, run_id.clone(), text, now.wall_ms)
     };
     let live = Live {
         form,
