@@ -8,7 +8,7 @@ use crate::protocol::version::Protocol;
 use crate::store::StoreError;
 use crate::store::db::Queries;
 use crate::store::sessions::SessionRow;
-use crate::store::transcript::{MessageRow, PageAt, PageLimits};
+use crate::store::transcript::{MessageRow, Page, PageAt, PageLimits};
 
 /// Characters of one text shown on protocol 3; the rest is cut.
 pub const TEXT_CHARS_MAX_V3: usize = 12_000;
@@ -95,7 +95,44 @@ pub fn read(db: &Queries, session_id: &str, ask: &Ask) -> Result<Shown, StoreErr
         (None, n_skipped) => PageAt::BeforeNewest(n_skipped),
     };
     let page = db.transcript_page(session_id, at, limits)?;
-    let chars = ask.chars.unwrap_or(if ask.protocol == Protocol::V3 { TEXT_CHARS_MAX_V3 } else { TEXT_CHARS_MAX_V4 });
+    Ok(shown(page, session_id, ask))
+}
+
+/// Reads the messages around one of the live ones, as many before it as after it where there are so many; nothing when
+/// the session has no such message.
+///
+/// # Errors
+/// The store's.
+pub fn read_around(db: &Queries, session_id: &str, message_id: &str, ask: &Ask) -> Result<Shown, StoreError> {
+    let standing = db.transcript_standing(session_id, message_id)?;
+    let Some(seq) = standing.filter(|standing| standing.is_active).map(|standing| standing.row.seq) else {
+        return Ok(Shown::default());
+    };
+    let limits = |rows_max| PageLimits {
+        rows_max,
+        page_bytes_max: ask.bytes.unwrap_or(PAGE_BYTES_MAX).min(PAGE_BYTES_MAX) / 2,
+        message_bytes_max: MESSAGE_BYTES_MAX,
+    };
+    let mut page = db.transcript_page(session_id, PageAt::Before(seq + 1), limits(ask.rows))?;
+    let n_newer = (ask.rows - 1).saturating_sub(page.messages.len() - 1).max((ask.rows - 1) / 2);
+    if n_newer > 0 {
+        let newer = db.transcript_page(session_id, PageAt::After(seq), limits(n_newer))?;
+        page.messages.extend(newer.messages);
+        page.has_newer = newer.has_newer;
+    }
+    let n_over = page.messages.len().saturating_sub(ask.rows);
+    page.messages.drain(..n_over);
+    page.has_older |= n_over > 0;
+    Ok(shown(page, session_id, ask))
+}
+
+/// Characters of one text that are shown.
+fn chars_of(ask: &Ask) -> usize {
+    ask.chars.unwrap_or(if ask.protocol == Protocol::V3 { TEXT_CHARS_MAX_V3 } else { TEXT_CHARS_MAX_V4 })
+}
+
+fn shown(page: Page, session_id: &str, ask: &Ask) -> Shown {
+    let chars = chars_of(ask);
     let newest = page.messages.last().map(|row| (row.seq, row.message_id.clone()));
     let mut messages: Vec<Value> = page.messages.iter().map(|row| show(row, chars, ask.protocol)).collect();
     let mut activity = Vec::new();
@@ -105,14 +142,15 @@ pub fn read(db: &Queries, session_id: &str, ask: &Ask) -> Result<Shown, StoreErr
         }
         activity = messages.iter().filter_map(called).collect();
     }
-    Ok(Shown {
-        messages,
-        n_total: page.n_total,
-        has_older: page.has_older,
-        has_newer: page.has_newer,
-        newest,
-        activity,
-    })
+    Shown { messages, n_total: page.n_total, has_older: page.has_older, has_newer: page.has_newer, newest, activity }
+}
+
+/// A person's message that is in no transcript yet, as clients read it there: named when it is larger than `bytes_max`.
+pub fn waiting(content: Value, metadata: Value, at_ms: i64, ask: &Ask, bytes_max: usize) -> Value {
+    let message = json!({ "role": "user", "content": content, "timestamp": at_ms, "__openclaw": metadata });
+    let id = message["__openclaw"]["id"].clone();
+    let message = fit(message, chars_of(ask), ask.protocol);
+    if message.to_string().len() <= bytes_max { message } else { too_large("user", at_ms, json!({ "id": id })) }
 }
 
 /// One message by itself; `None`: it is larger than [`ONE_BYTES_MAX`] even when its texts are cut to `chars`.
@@ -238,15 +276,20 @@ fn drop_data(block: &mut Value) {
 fn show(row: &MessageRow, chars: usize, protocol: Protocol) -> Value {
     let parsed = row.message.as_deref().and_then(|text| serde_json::from_str::<Value>(text).ok());
     let Some(mut message) = parsed else {
-        return json!({
-            "role": row.role,
-            "content": [{ "type": "text", "text": "[chat.history omitted: message too large]" }],
-            "timestamp": row.at_ms,
-            "__openclaw": { "id": row.message_id, "seq": row.seq },
-        });
+        return too_large(&row.role, row.at_ms, json!({ "id": row.message_id, "seq": row.seq }));
     };
     transcript::number(&mut message, row.seq);
     fit(message, chars, protocol)
+}
+
+/// What stands for a message that is too large to be shown.
+fn too_large(role: &str, at_ms: i64, metadata: Value) -> Value {
+    json!({
+        "role": role,
+        "content": [{ "type": "text", "text": "[chat.history omitted: message too large]" }],
+        "timestamp": at_ms,
+        "__openclaw": metadata,
+    })
 }
 
 /// A message as clients of one protocol read it, its texts cut.

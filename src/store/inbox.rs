@@ -26,6 +26,8 @@ pub const INBOX_BODY_BYTES_MAX: usize = 32 * 1024 * 1024;
 pub const INBOX_TEXT_BYTES_MAX: usize = 16 * 1024;
 /// Rows given out by one list.
 pub const INBOX_LIST_ROWS_MAX: usize = 500;
+/// Messages of one session that wait and are given out at once (`ChatPendingInputsPage` of protocol 4).
+pub const INBOX_WAITING_ROWS_MAX: usize = 20;
 /// Bytes of bodies after which a page of open rows ends, so that a start with long messages takes no more memory. The
 /// first row is given out whatever its size.
 pub const INBOX_PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -177,6 +179,17 @@ impl InboxRow {
     }
 }
 
+/// Messages of a session that wait for their turn.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// Oldest first.
+    pub rows: Vec<InboxRow>,
+    /// How many there are in all.
+    pub n_total: u64,
+    /// Whether there are older ones.
+    pub has_older: bool,
+}
+
 /// What accepting a message found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Accepted {
@@ -236,6 +249,64 @@ impl Queries {
             &format!("SELECT {COLUMNS} FROM inbox WHERE state = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3"),
             (state, before_id, limit.min(INBOX_LIST_ROWS_MAX) as i64),
             InboxRow::read,
+        )
+    }
+
+    /// The newest messages of a session that wait for their turn and have numbers below `before_id`, at most `limit`
+    /// (itself at most [`INBOX_WAITING_ROWS_MAX`]), until [`INBOX_PAGE_BYTES_MAX`]; start with `i64::MAX`.
+    ///
+    /// # Errors
+    /// Those of a statement.
+    pub fn inbox_waiting(&self, session_key: &str, before_id: i64, limit: usize) -> Result<Waiting, StoreError> {
+        let n_total = self.one(
+            "SELECT count(*) FROM inbox WHERE is_open = 1 AND session_key = ?1 AND state = ?2",
+            (session_key, InboxState::Queued),
+            |row| Columns::of(row).count(),
+        )?;
+        let mut waiting = Waiting { n_total, ..Waiting::default() };
+        if n_total == 0 {
+            return Ok(waiting);
+        }
+        let limit = limit.min(INBOX_WAITING_ROWS_MAX);
+        let mut statement = self.prepared(&format!(
+            "SELECT {COLUMNS} FROM inbox WHERE is_open = 1 AND session_key = ?1 AND state = ?2 AND id < ?3
+             ORDER BY id DESC LIMIT ?4"
+        ))?;
+        let mut rows = statement.query((session_key, InboxState::Queued, before_id, limit as i64 + 1))?;
+        let mut page_bytes = 0;
+        while let Some(row) = rows.next()? {
+            let row = InboxRow::read(row)?;
+            page_bytes += row.body.len();
+            let is_full = waiting.rows.len() == limit || page_bytes > INBOX_PAGE_BYTES_MAX;
+            if is_full && !waiting.rows.is_empty() {
+                waiting.has_older = true;
+                break;
+            }
+            waiting.rows.push(row);
+        }
+        waiting.rows.reverse();
+        Ok(waiting)
+    }
+
+    /// What became of the message that `source` delivered under a key: how far it is, and the key of the message that
+    /// names the turn it began in.
+    ///
+    /// # Errors
+    /// Those of a statement.
+    pub fn inbox_fate(
+        &self,
+        source: &str,
+        dedupe_key: &str,
+        session_key: &str,
+    ) -> Result<Option<(InboxState, Option<String>)>, StoreError> {
+        self.first(
+            "SELECT state, (SELECT dedupe_key FROM inbox AS first WHERE first.id = own.turn_id) FROM inbox AS own
+             WHERE source = ?1 AND dedupe_key = ?2 AND session_key = ?3",
+            (source, dedupe_key, session_key),
+            |row| {
+                let mut columns = Columns::of(row);
+                Ok((columns.get()?, columns.get()?))
+            },
         )
     }
 
@@ -549,6 +620,37 @@ mod tests {
                 assert_eq!(db.n_rows("inbox"), INBOX_ROWS_KEPT + 1, "1 and 3 went");
                 let left: Vec<_> = (1..=4).filter(|id| db.inbox(*id).unwrap().is_some()).collect();
                 assert_eq!(left, [2, 4], "2 is open");
+                Ok::<_, StoreError>(())
+            })
+            .unwrap();
+    }
+
+    #[test]
+    fn what_waits_in_a_session_comes_in_pages_and_what_began_does_not() {
+        let (_dir, mut database) = scratch();
+        database
+            .write(|db| {
+                for n in 1..=INBOX_WAITING_ROWS_MAX as i64 + 3 {
+                    db.inbox_accept(&inbound("hooks", &n.to_string()))?;
+                    db.inbox_set_state(n, InboxState::Queued, None)?;
+                }
+                db.inbox_accept(&NewInbound { session_key: "agent:main:other", ..inbound("hooks", "other") })?;
+                db.inbox_begin(2, &[2, 3])?;
+                db.inbox_set_state(4, InboxState::Dropped, None)?;
+                let ids = |waiting: &Waiting| waiting.rows.iter().map(|row| row.id).collect::<Vec<_>>();
+
+                let all = db.inbox_waiting("agent:main:main", i64::MAX, 99)?;
+                let expected: Vec<i64> = [1].into_iter().chain(5..=23).collect();
+                assert_eq!((ids(&all), all.n_total, all.has_older), (expected, 20, false), "at the limit");
+                let newest = db.inbox_waiting("agent:main:main", i64::MAX, 2)?;
+                assert_eq!((ids(&newest), newest.n_total, newest.has_older), (vec![22, 23], 20, true));
+                let oldest = db.inbox_waiting("agent:main:main", 6, 2)?;
+                assert_eq!((ids(&oldest), oldest.has_older), (vec![1, 5], false));
+
+                let fate = |key: &str| db.inbox_fate("hooks", key, "agent:main:main");
+                assert_eq!(fate("3")?, Some((InboxState::Running, Some("2".to_owned()))));
+                assert_eq!(fate("5")?, Some((InboxState::Queued, None)));
+                assert_eq!(fate("other")?, None, "another session's");
                 Ok::<_, StoreError>(())
             })
             .unwrap();

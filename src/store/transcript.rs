@@ -302,6 +302,21 @@ impl Queries {
         )
     }
 
+    /// Number and id of the message that was added under an idempotency key, archived or not, of whatever branch.
+    ///
+    /// # Errors
+    /// Those of a statement.
+    pub fn transcript_keyed(&self, session_id: &str, key: &str) -> Result<Option<(u64, String)>, StoreError> {
+        self.first(
+            "SELECT seq, message_id FROM transcript WHERE session_id = ?1 AND idempotency_key = ?2",
+            (session_id, key),
+            |row| {
+                let mut columns = Columns::of(row);
+                Ok((columns.count()?, columns.get()?))
+            },
+        )
+    }
+
     /// One message by its id, archived or not, of whatever branch.
     ///
     /// # Errors
@@ -384,8 +399,10 @@ impl Db<'_> {
         ] {
             check_size(what, text.map_or(0, str::len), TRANSCRIPT_TEXT_BYTES_MAX)?;
         }
-        if let Some(existing) = self.transcript_by_idempotency_key(new)? {
-            return Ok(existing);
+        if let Some(key) = new.idempotency_key
+            && let Some((seq, message_id)) = self.transcript_keyed(new.session_id, key)?
+        {
+            return Ok(Appended { seq, message_id, existed: true });
         }
         let live = self.transcript_live(new.session_id)?;
         let seq = live.last + 1;
@@ -412,18 +429,6 @@ impl Db<'_> {
             self.archive_up_to(new.session_id, seq - TRANSCRIPT_LIVE_ROWS_MAX / 2, new.at_ms)?;
         }
         Ok(Appended { seq, message_id: new.message_id.to_owned(), existed: false })
-    }
-
-    fn transcript_by_idempotency_key(&self, new: &NewMessage<'_>) -> Result<Option<Appended>, StoreError> {
-        let Some(key) = new.idempotency_key else { return Ok(None) };
-        self.first(
-            "SELECT seq, message_id FROM transcript WHERE session_id = ?1 AND idempotency_key = ?2",
-            (new.session_id, key),
-            |row| {
-                let mut columns = Columns::of(row);
-                Ok(Appended { seq: columns.count()?, message_id: columns.get()?, existed: true })
-            },
-        )
     }
 
     /// Archives all but the newest `n_kept` messages of the active branch; returns how many of it were archived. What

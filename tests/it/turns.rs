@@ -565,3 +565,113 @@ fn a_burst_keeps_its_order_while_runs_end_in_its_midst() {
     let said: Vec<&str> = users.map(|message| message["content"].as_str().unwrap()).collect();
     assert_eq!(said, names);
 }
+
+#[test]
+fn what_waits_for_its_turn_is_shown_below_the_conversation_until_it_has_it() {
+    let provider = Provider::start();
+    provider.then(Turn::text("first").hold_after(0));
+    let server = with(&provider).start();
+    let ann = server.operator("ann");
+    send(&ann, "busy", "one");
+    provider.wait_for_requests(1);
+    let params = |name: &str| json!({ "sessionKey": key("busy"), "message": format!("say {name}"), "idempotencyKey": name, "queueMode": "followup" });
+    for name in ["two", "three", "four"] {
+        ann.call("chat.send", params(name)).expect_ok();
+    }
+    let look = |method: &str, more: Value| {
+        let mut params = json!({ "sessionKey": key("busy") });
+        params.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        ann.call(method, params).expect_ok()
+    };
+    let words = |answer: &Value| -> Vec<String> {
+        let items = answer["pendingInputs"]["items"].as_array().expect("what waits is listed").iter();
+        items.map(|item| item["message"]["content"].as_str().unwrap_or("?").to_owned()).collect()
+    };
+
+    let history = look("chat.history", json!({}));
+    assert_eq!(words(&history), ["say two", "say three", "say four"], "{history:#}");
+    assert_eq!(words(&look("chat.startup", json!({}))), words(&history));
+    let pending = &history["pendingInputs"];
+    let item = &pending["items"][0];
+    assert_eq!((&item["runId"], &item["state"], &pending["total"]), (&json!("two"), &json!("queued"), &json!(3)));
+    let (id, shown) = (item["id"].as_str().unwrap(), &item["message"]);
+    assert_eq!((&shown["role"], &shown["timestamp"]), (&json!("user"), &item["acceptedAt"]));
+    assert_eq!(shown["__openclaw"]["id"], format!("pending:{id}"));
+    assert!(shown["__openclaw"].get("idempotencyKey").is_none(), "{shown}");
+    assert_eq!(told(&ann, "busy"), ["user: one"], "none of them is said yet");
+    let delta = look("chat.history", json!({ "cursor": history["deltaCursor"] }));
+    assert_eq!((&delta["kind"], words(&delta)), (&json!("delta"), words(&history)));
+
+    // In pages, the newest first.
+    let newest = look("chat.history", json!({ "limit": 2 }));
+    assert_eq!(words(&newest), ["say three", "say four"]);
+    let before = &newest["pendingInputs"]["nextBefore"];
+    let oldest = look("chat.history", json!({ "limit": 2, "pendingBefore": before }));
+    assert_eq!(words(&oldest), ["say two"]);
+    assert!(oldest["pendingInputs"].get("nextBefore").is_none(), "{oldest:#}");
+
+    let asked = json!({ "inputRunIds": ["one", "three", "nobody"] });
+    let receipts = look("chat.history", asked.clone())["inputReceipts"].clone();
+    assert_eq!((&receipts[0]["runId"], &receipts[0]["state"]), (&json!("one"), &json!("consumed")));
+    assert_eq!(
+        (&receipts[1], receipts.as_array().map(Vec::len)),
+        (&json!({ "runId": "three", "state": "pending" }), Some(2))
+    );
+
+    provider.release();
+    for name in ["two", "three", "four"] {
+        end_of(&ann, name);
+    }
+    let history = look("chat.history", asked);
+    assert_eq!(history["pendingInputs"], json!({ "items": [], "total": 0 }));
+    let three =
+        history["messages"].as_array().unwrap().iter().find(|message| message["content"] == "say three").unwrap();
+    let consumed = json!({ "runId": "three", "consumedByEventId": three["__openclaw"]["id"] });
+    assert_eq!(history["inputConsumptions"][1], consumed);
+}
+
+#[test]
+fn a_history_can_be_asked_for_around_one_of_its_messages() {
+    let provider = Provider::start();
+    let server = with(&provider).start();
+    let ann = server.operator("ann");
+    for text in ["one", "two", "three", "four"] {
+        send(&ann, "long", text);
+        end_of(&ann, text);
+    }
+    let look = |more: Value| {
+        let mut params = json!({ "sessionKey": key("long") });
+        params.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        ann.call("chat.history", params)
+    };
+    let all = look(json!({})).expect_ok();
+    let messages = all["messages"].as_array().unwrap();
+    assert_eq!(messages.len(), 8);
+    let id = |idx: usize| messages[idx]["__openclaw"]["id"].clone();
+    let around = |idx: usize, limit: usize| {
+        let page = look(json!({ "messageId": id(idx), "sessionId": all["sessionId"], "limit": limit })).expect_ok();
+        assert!(page.get("hasMore").is_none() && page.get("deltaCursor").is_none(), "{page:#}");
+        let place = |message: &Value| messages.iter().position(|known| known == message).expect("it is one of them");
+        page["messages"].as_array().unwrap().iter().map(place).collect::<Vec<_>>()
+    };
+
+    assert_eq!(around(4, 3), [3, 4, 5]);
+    assert_eq!(around(4, 1), [4]);
+    assert_eq!(around(0, 3), [0, 1, 2], "what is not there on one side is taken from the other");
+    assert_eq!(around(7, 3), [5, 6, 7]);
+    assert_eq!(around(3, 99), [0, 1, 2, 3, 4, 5, 6, 7]);
+    assert_eq!(look(json!({ "messageId": "nobody" })).expect_ok()["messages"], json!([]));
+    for (params, why) in [
+        (json!({ "messageId": id(1), "offset": 1 }), "offset and messageId cannot be used together"),
+        (json!({ "messageId": id(1), "cursor": "x" }), "cursor cannot be used with offset or messageId"),
+        (json!({ "sessionId": all["sessionId"] }), "sessionId requires messageId"),
+        (json!({ "messageId": id(1), "sessionId": "other" }), "sessionId does not belong to sessionKey"),
+    ] {
+        look(params).expect_err("INVALID_REQUEST").message(why);
+    }
+    let many: Vec<String> = (0..51).map(|n| n.to_string()).collect();
+    for (ids, why) in [(json!([]), "fewer than 1"), (json!(many), "more than 50"), (json!(["a", "a"]), "duplicate")] {
+        let refused = look(json!({ "inputRunIds": ids })).expect_err("INVALID_REQUEST");
+        assert!(refused.error["message"].as_str().unwrap().contains(why), "{refused:?}");
+    }
+}

@@ -1,6 +1,7 @@
 //! Talking to an agent: what was said, saying something, putting words in.
 
 pub mod reads;
+pub mod waiting;
 
 use serde_json::{Map, Value, json};
 
@@ -10,18 +11,19 @@ use crate::gateway::runs::close::Verdict;
 use crate::gateway::runs::commands;
 use crate::gateway::runs::stops::Stopped;
 use crate::gateway::table::{Call, QueryCx, StoreCx, need};
-use crate::gateway::{Fact, Gateway};
+use crate::gateway::{Fact, Gateway, Snapshot};
 use crate::intake::expected::{self, Expected};
 use crate::intake::uploads::{Bounds, Uploads};
 use crate::intake::{Message, Source, Wish, normalise};
 use crate::protocol::error::{ErrorCode, RpcError};
 use crate::protocol::frame::{Json, response_error};
-use crate::protocol::params::{Any, Count, Int, Issues, NonEmpty, Params, Patch, Positive, Text, find};
+use crate::protocol::params::{Any, Count, Int, Issues, NonEmpty, Param, Params, Patch, Positive, Text, find};
 use crate::protocol::session_key::{KeyRules, SessionKey, agent_id};
 use crate::protocol::version::Protocol;
 use crate::runtime::stop::Why;
 use crate::sessions::{history, row, transcript};
 use crate::store::StoreError;
+use crate::store::db::Queries;
 use crate::store::sessions::SessionRow;
 
 crate::methods! {
@@ -53,6 +55,29 @@ fn short(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(80).collect()
 }
 
+/// Runs that one call asks about.
+pub const RUN_IDS_MAX: usize = 50;
+
+/// The ids of some runs, each once.
+#[derive(Debug, Clone)]
+pub struct RunIds(Vec<String>);
+
+impl Param for RunIds {
+    fn read(value: &Value, path: &str, issues: &mut Issues) -> Option<Self> {
+        let ids = Vec::<Text<1, 256>>::read(value, path, issues)?;
+        let ids: Vec<String> = ids.into_iter().map(|id| id.0).collect();
+        let is_twice = ids.iter().enumerate().any(|(idx, id)| ids[..idx].contains(id));
+        let why = match ids.len() {
+            0 => "must not have fewer than 1 items".to_owned(),
+            n if n > RUN_IDS_MAX => format!("must not have more than {RUN_IDS_MAX} items"),
+            _ if is_twice => "must not have duplicate items".to_owned(),
+            _ => return Some(RunIds(ids)),
+        };
+        issues.wrong(path, why);
+        None
+    }
+}
+
 /// Messages given out when nothing is said.
 const HISTORY_ROWS: i64 = 200;
 /// Messages given out after a cursor; who missed more reads anew.
@@ -69,7 +94,7 @@ crate::params! {
             max_bytes: Option<Int<1024, { i64::MAX }>> = "maxBytes",
             offset: Option<Count> = "offset",
             pending_before: Option<Positive> = "pendingBefore",
-            input_run_ids: Option<Vec<Text<1, 256>>> = "inputRunIds",
+            input_run_ids: Option<RunIds> = "inputRunIds",
             message_id: Option<NonEmpty> = "messageId",
             session_id: Option<NonEmpty> = "sessionId",
             max_chars: Option<Int<1, 500_000>> = "maxChars",
@@ -79,18 +104,7 @@ crate::params! {
 
 fn history(cx: QueryCx<'_>, params: HistoryParams) -> Result<Value, RpcError> {
     let key = session_key(&params.session_key.0, params.agent_id.as_ref(), &cx.snapshot.keys)?;
-    let ask = history::Ask {
-        rows: params.limit.map_or(HISTORY_ROWS, |limit| limit.0) as usize,
-        bytes: params.max_bytes.map(|bytes| bytes.0 as usize),
-        chars: params.max_chars.map(|chars| chars.0 as usize),
-        skip_newest: params.offset.map_or(0, |offset| offset.0 as u64),
-        after: None,
-        protocol: cx.call.protocol(),
-    };
-    if let Some(cursor) = &params.cursor {
-        return since(cx.store.get()?, &cx.snapshot, &key, cursor, &ask, cx.call.now_ms);
-    }
-    paint(cx.store.get()?, &cx.snapshot, &key, &params.session_key.0, &ask, cx.call.now_ms)
+    Page::asked(&cx, key, params)?.read(cx)
 }
 
 crate::params! {
@@ -107,7 +121,7 @@ crate::params! {
         cursor: Option<String> = "cursor",
         offset: Option<Count> = "offset",
         pending_before: Option<Positive> = "pendingBefore",
-        input_run_ids: Option<Vec<Text<1, 256>>> = "inputRunIds",
+        input_run_ids: Option<RunIds> = "inputRunIds",
         message_id: Option<NonEmpty> = "messageId",
     }
 }
@@ -139,91 +153,162 @@ fn startup(cx: QueryCx<'_>, Startup(params): Startup) -> Result<Value, RpcError>
             sessions::find::by_short_id(cx.store.get()?, short, agent, slug)?
         }
     };
-    let as_sent = params.session_key.as_ref().map_or_else(|| key.as_str(), |key| key.0.as_str());
-    let ask = history::Ask {
-        rows: params.limit.map_or(HISTORY_ROWS, |limit| limit.0) as usize,
-        bytes: params.max_bytes.map(|bytes| bytes.0 as usize),
-        chars: params.max_chars.map(|chars| chars.0 as usize),
-        skip_newest: params.offset.map_or(0, |offset| offset.0 as u64),
-        after: None,
-        protocol: Protocol::V4,
+    let asked = HistoryParams {
+        session_key: params.session_key.unwrap_or_else(|| NonEmpty(key.as_str().to_owned())),
+        limit: params.limit,
+        agent_id: params.agent_id,
+        cursor: params.cursor,
+        max_bytes: params.max_bytes,
+        offset: params.offset,
+        pending_before: params.pending_before,
+        input_run_ids: params.input_run_ids,
+        message_id: params.message_id,
+        session_id: params.session_id,
+        max_chars: params.max_chars,
     };
-    // A page that was here before asks for what was said since.
-    if let Some(cursor) = &params.cursor {
-        return since(cx.store.get()?, &cx.snapshot, &key, cursor, &ask, cx.call.now_ms);
-    }
-    paint(cx.store.get()?, &cx.snapshot, &key, as_sent, &ask, cx.call.now_ms)
+    Page::asked(&cx, key, asked)?.read(cx)
 }
 
-/// A session's messages and what is shown around them.
-fn paint(
-    db: &crate::store::db::Queries,
-    snapshot: &crate::gateway::Snapshot,
-    key: &SessionKey,
-    shown: &str,
-    ask: &history::Ask,
-    now_ms: i64,
-) -> Result<Value, RpcError> {
-    let rows = snapshot.session_rows();
-    let session = db.session(key.as_str())?;
-    let mut page = match &session {
-        Some(session) => history::read(db, &session.session_id, ask)?,
-        None => history::Shown::default(),
-    };
-    let mut out = json!({ "sessionKey": shown });
-    if let Some(session) = &session {
-        out["sessionId"] = json!(session.session_id);
-    }
-    let n_shown = page.n_shown();
-    if let (Protocol::V4, Some(anew)) = (ask.protocol, session.as_ref().and_then(history::begun_anew)) {
-        page.n_total += 1;
-        if !page.has_older && page.messages.len() < ask.rows {
-            page.messages.insert(0, anew);
+/// The part of a session that is shown.
+struct Page {
+    key: SessionKey,
+    ask: history::Ask,
+    asked: HistoryParams,
+}
+
+impl Page {
+    fn asked(cx: &QueryCx<'_>, key: SessionKey, asked: HistoryParams) -> Result<Page, RpcError> {
+        let (offset, message_id) = (asked.offset.is_some(), asked.message_id.is_some());
+        if offset && message_id {
+            return Err(RpcError::invalid("offset and messageId cannot be used together"));
         }
+        // A page that was here before asks for what was said since.
+        if asked.cursor.is_some() && (offset || message_id) {
+            return Err(RpcError::invalid("cursor cannot be used with offset or messageId"));
+        }
+        if asked.session_id.is_some() && !message_id {
+            return Err(RpcError::invalid("sessionId requires messageId"));
+        }
+        let ask = history::Ask {
+            rows: asked.limit.map_or(HISTORY_ROWS, |limit| limit.0) as usize,
+            bytes: asked.max_bytes.map(|bytes| bytes.0 as usize),
+            chars: asked.max_chars.map(|chars| chars.0 as usize),
+            skip_newest: asked.offset.map_or(0, |offset| offset.0 as u64),
+            after: None,
+            protocol: cx.call.protocol(),
+        };
+        Ok(Page { key, ask, asked })
     }
-    out["messages"] = Value::Array(page.messages);
-    if let Some(session) = &session {
-        for name in ["thinkingLevel", "verboseLevel"] {
-            if let Some(level) = session.entry.get(name) {
-                out[name] = level.clone();
+
+    /// What was said, and on protocol 4 what waits to be.
+    fn read(&self, cx: QueryCx<'_>) -> Result<Value, RpcError> {
+        let db = cx.store.get()?;
+        let session = db.session(self.key.as_str())?;
+        if let Some(asked) = &self.asked.session_id
+            && session.as_ref().is_none_or(|session| session.session_id != asked.0)
+        {
+            return Err(RpcError::invalid("sessionId does not belong to sessionKey"));
+        }
+        // A look into the store sees what was committed when it began: what leaves the queue meanwhile is a message.
+        let told = db.snapshot(|db| {
+            let mut out = match &self.asked.cursor {
+                Some(cursor) => since(db, &cx.snapshot, &self.key, cursor, &self.ask, cx.call.now_ms)?,
+                None => self.paint(db, &cx.snapshot, session.as_ref(), cx.call.now_ms)?,
+            };
+            if self.ask.protocol == Protocol::V4 && out["kind"] != "reset" {
+                self.add_waiting(db, session.as_ref(), &mut out)?;
+            }
+            Ok::<_, RpcError>(out)
+        })?;
+        Ok(told)
+    }
+
+    /// A session's messages and what is shown around them.
+    fn paint(
+        &self,
+        db: &Queries,
+        snapshot: &Snapshot,
+        session: Option<&SessionRow>,
+        now_ms: i64,
+    ) -> Result<Value, RpcError> {
+        let (ask, rows) = (&self.ask, snapshot.session_rows());
+        let around = self.asked.message_id.as_ref();
+        let mut page = match (session, around) {
+            (Some(session), None) => history::read(db, &session.session_id, ask)?,
+            (Some(session), Some(id)) => history::read_around(db, &session.session_id, &id.0, ask)?,
+            (None, _) => history::Shown::default(),
+        };
+        let mut out = json!({ "sessionKey": self.asked.session_key.0 });
+        if let Some(session) = session {
+            out["sessionId"] = json!(session.session_id);
+        }
+        let n_shown = page.n_shown();
+        if let (Protocol::V4, None, Some(anew)) = (ask.protocol, around, session.and_then(history::begun_anew)) {
+            page.n_total += 1;
+            if !page.has_older && page.messages.len() < ask.rows {
+                page.messages.insert(0, anew);
             }
         }
-    }
-    match ask.protocol {
-        Protocol::V3 => {
+        out["messages"] = Value::Array(page.messages);
+        if let Some(session) = session {
+            for name in ["thinkingLevel", "verboseLevel"] {
+                if let Some(level) = session.entry.get(name) {
+                    out[name] = level.clone();
+                }
+            }
+        }
+        if ask.protocol == Protocol::V3 {
             if out.get("thinkingLevel").is_none() {
                 out["thinkingLevel"] = json!("off");
             }
+            return Ok(out);
         }
-        Protocol::V4 => {
-            out["pendingInputs"] = json!({ "items": [], "total": 0 });
+        out["defaults"] = rows.defaults_v4();
+        if !page.activity.is_empty() {
+            out["activity"] = json!(page.activity);
+        }
+        // Pages around a message have no order to be turned in.
+        if around.is_none() {
             out["hasMore"] = json!(page.has_older);
             out["totalMessages"] = json!(page.n_total);
-            out["defaults"] = rows.defaults_v4();
-            if !page.activity.is_empty() {
-                out["activity"] = json!(page.activity);
-            }
             if page.has_older {
                 out["nextOffset"] = json!(ask.skip_newest + n_shown);
             }
-            let newest = match &session {
-                Some(session) if ask.skip_newest > 0 => {
-                    let newest = history::Ask { rows: 1, skip_newest: 0, ..*ask };
-                    history::read(db, &session.session_id, &newest)?.newest
-                }
-                _ => page.newest.clone(),
-            };
-            if let (Some(session), 0) = (&session, ask.skip_newest) {
-                let seq = newest.as_ref().map_or(0, |(seq, _)| *seq);
-                out["deltaCursor"] = json!(history::cursor(&session.session_id, seq));
-            }
-            out["sessionInfo"] = info(session.as_ref(), key, &rows, newest.map(|(_, id)| id), now_ms);
-            if out.get("thinkingLevel").is_none() {
-                out["thinkingLevel"] = out["sessionInfo"]["thinkingDefault"].clone();
-            }
         }
+        let newest = match session {
+            Some(session) if around.is_some() || ask.skip_newest > 0 => {
+                let newest = history::Ask { rows: 1, skip_newest: 0, ..*ask };
+                history::read(db, &session.session_id, &newest)?.newest
+            }
+            _ => page.newest.clone(),
+        };
+        if let (Some(session), None, 0) = (session, around, ask.skip_newest) {
+            let seq = newest.as_ref().map_or(0, |(seq, _)| *seq);
+            out["deltaCursor"] = json!(history::cursor(&session.session_id, seq));
+        }
+        out["sessionInfo"] = info(session, &self.key, &rows, newest.map(|(_, id)| id), now_ms);
+        if out.get("thinkingLevel").is_none() {
+            out["thinkingLevel"] = out["sessionInfo"]["thinkingDefault"].clone();
+        }
+        Ok(out)
     }
-    Ok(out)
+
+    /// What waits in the session, and what became of the messages that are asked about.
+    fn add_waiting(&self, db: &Queries, session: Option<&SessionRow>, out: &mut Value) -> Result<(), RpcError> {
+        let before = self.asked.pending_before.map_or(i64::MAX, |before| before.0);
+        out["pendingInputs"] = waiting::page(db, &self.key, before, &self.ask)?;
+        if let Some(RunIds(run_ids)) = &self.asked.input_run_ids {
+            let receipts = match session {
+                Some(session) if self.asked.message_id.is_none() => waiting::receipts(db, session, run_ids)?,
+                _ => Vec::new(),
+            };
+            let consumed = receipts.iter().filter(|receipt| receipt["state"] == "consumed");
+            let short = |receipt: &Value| json!({ "runId": receipt["runId"], "consumedByEventId": receipt["consumedByEventId"] });
+            out["inputConsumptions"] = consumed.map(short).collect();
+            out["inputReceipts"] = json!(receipts);
+        }
+        Ok(())
+    }
 }
 
 /// A session beside its messages; `leaf` is the newest of them.
@@ -257,8 +342,8 @@ fn told_of(key: &SessionKey, message: Value) -> Value {
 /// What was said since a cursor was given out, or that the client has to read anew: the session was reset or shortened
 /// since, or more was said than one answer holds.
 fn since(
-    db: &crate::store::db::Queries,
-    snapshot: &crate::gateway::Snapshot,
+    db: &Queries,
+    snapshot: &Snapshot,
     key: &SessionKey,
     cursor: &str,
     ask: &history::Ask,
@@ -281,7 +366,6 @@ fn since(
         "messages": page.messages.into_iter().map(|message| told_of(key, message)).collect::<Value>(),
         "deltaCursor": history::cursor(&session.session_id, newest),
         "sessionInfo": info(Some(&session), key, &snapshot.session_rows(), leaf, now_ms),
-        "pendingInputs": { "items": [], "total": 0 },
     });
     if !page.activity.is_empty() {
         out["activity"] = json!(page.activity);
@@ -458,28 +542,20 @@ impl Words {
             return Err(RpcError::invalid("message or attachment required"));
         }
         let message = Message {
-            source: Source::Chat,
-            dedupe_key: self.run_id.clone(),
-            run_id: self.run_id,
-            session,
-            text,
-            command: None,
             channel: Some(self.channel.unwrap_or_else(|| transcript::WEBCHAT.to_owned())),
             sender: Some(call.caller.name.clone()),
             client: Some(call.caller.client()),
-            heard: Map::new(),
-            spawned_by: None,
             to: self.to,
             account_id: self.account_id,
             thread_id: self.thread_id,
             expected: self.expected,
-            received_ms: call.now_ms,
             wish: Wish {
                 thinking: self.thinking,
                 timeout_ms: self.timeout_ms.map(|ms| ms.0 as u64).filter(|ms| *ms > 0),
                 queue_mode: self.queue_mode.map(|mode| mode.as_str().to_owned()),
                 ..Wish::default()
             },
+            ..Message::new(Source::Chat, session, self.run_id, text, call.now_ms)
         };
         Ok((message, uploads))
     }
