@@ -125,6 +125,8 @@ pub enum Origin {
     Compaction(RunNo),
     /// Somebody writes in a session, which is looked up before others are told.
     Typing(Box<super::typing::Asked>),
+    /// Some calls wait for what providers say of subscriptions.
+    Quotas,
     /// An HTTP request waits for a file.
     Page(ConnId),
     /// Nobody waits.

@@ -195,6 +195,8 @@ pub struct Gateway {
     /// Why health is not ok.
     degraded: Option<String>,
     cost_cache: cost_cache::CostCache,
+    /// Calls that wait for what providers say; none: nobody is asking them.
+    quota_waiters: Vec<methods::usage::status::Waiter>,
     heartbeats_enabled: bool,
     last_heartbeat: Option<serde_json::Value>,
     system_events: VecDeque<String>,
@@ -274,6 +276,7 @@ impl Gateway {
             sessions: kept.sessions,
             degraded: None,
             cost_cache: cost_cache::CostCache::default(),
+            quota_waiters: Vec::new(),
             heartbeats_enabled: kept.heartbeats_enabled,
             last_heartbeat: kept.last_heartbeat,
             system_events: kept.system_events,

@@ -214,6 +214,53 @@ fn a_provider_is_asked_what_is_left_of_a_subscription() {
     assert_eq!(head[0], "GET /api/monitor/usage/quota/limit HTTP/1.1");
     assert!(head.iter().any(|line| line.eq_ignore_ascii_case("authorization: Bearer quota-key")), "{head:?}");
     assert_eq!(ask(&ann, "usage.status", json!({})), told, "nobody is asked again within half a minute");
-    let error = ask(&old, "usage.status", json!({}))["providers"][0]["error"].clone();
-    assert!(error.as_str().is_some_and(|error| !error.contains("quota-key")), "it is gone: {error}");
+    assert_eq!(ask(&old, "usage.status", json!({})), told, "nor for the other protocol");
+}
+
+#[test]
+fn providers_that_take_their_time_hold_up_nobody_else_and_are_asked_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+    let base = format!("http://{}/v1", listener.local_addr().expect("it is bound"));
+    let (is_asked, wait_until_asked) = std::sync::mpsc::channel();
+    let (answer, may_answer) = std::sync::mpsc::channel();
+    let double = threads::spawn("quota", threads::STACK_BYTES, move || {
+        let mut asked = Vec::new();
+        for _ in 0..2 {
+            let (mut peer, _) = listener.accept().expect("it is asked");
+            let mut lines = BufReader::new(peer.try_clone().expect("a socket can be shared")).lines();
+            let head: Vec<String> = lines.by_ref().map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
+            asked.push(head[0].clone());
+            is_asked.send(()).expect("the test waits");
+            may_answer.recv().expect("the test says when");
+            let body = json!({ "balance_infos": [{ "currency": "USD", "total_balance": 1 }] }).to_string();
+            let length = body.len();
+            // The gateway may have hung up.
+            let _ = write!(
+                peer,
+                "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+            );
+        }
+        asked
+    })
+    .expect("a thread can be started");
+    let tells = json!({ "baseUrl": base, "apiKey": "quota-key", "models": [{ "id": "one" }] });
+    let providers = json!({ "zai": tells, "deepseek": tells });
+    let server = Server::with().model().config(&json!({ "models": { "providers": providers } })).start();
+    let (ann, old) = (server.operator("ann"), server.client("old", Proto::V3, &ConnectOptions::operator("old")));
+    let waiting: Vec<_> = [&ann, &old, &ann, &ann].map(|client| client.start("usage.status", None)).into();
+    wait_until_asked.recv().expect("the first one is asked");
+
+    // Both are still to answer: as many threads as there are could wait for them.
+    let history = ask(&ann, "chat.history", json!({ "sessionKey": "main" }));
+    assert_eq!(history["messages"], json!([]));
+
+    for _ in 0..2 {
+        answer.send(()).expect("the double waits");
+    }
+    for (client, waiting) in [&ann, &old, &ann, &ann].into_iter().zip(waiting) {
+        let told = client.wait(waiting).expect_ok();
+        assert_eq!(told["providers"][1]["provider"], "deepseek", "{told}");
+    }
+    let asked = double.join().expect("the double ends");
+    assert_eq!(asked, ["GET /api/monitor/usage/quota/limit HTTP/1.1", "GET /user/balance HTTP/1.1"], "each once");
 }
