@@ -6,6 +6,7 @@
 
 use serde_json::{Value, json};
 
+use super::close::close_sessions;
 use crate::agent::run::{Judged as Decided, Ordered, Outcome, RunEnd};
 use crate::config::load::Loaded;
 use crate::config::settings::agents::Subagents;
@@ -13,7 +14,6 @@ use crate::defender::decision::{Action, Decision};
 use crate::defender::request::ActionRequest;
 use crate::gateway::Fact;
 use crate::intake::accept::{self, Accepted, Begins, Files, Judged, Stored};
-use crate::intake::expected::Expected;
 use crate::intake::{Message, Source, Wish, normalise};
 use crate::protocol::error::RpcError;
 use crate::protocol::session_key::{DEFAULT_AGENT, SessionKey, agent_id};
@@ -119,23 +119,9 @@ fn message(
 /// A message of one run to another, without its words.
 fn between(source: Source, to: SessionKey, from: &SessionKey, dedupe_key: &str, now_ms: i64) -> Message {
     Message {
-        source,
         dedupe_key: dedupe_key.to_owned(),
-        run_id: random::uuid(),
-        session: to,
-        text: String::new(),
-        command: None,
-        channel: None,
-        sender: None,
-        client: None,
-        heard: serde_json::Map::new(),
         spawned_by: Some(from.as_str().to_owned()),
-        to: None,
-        account_id: None,
-        thread_id: None,
-        expected: Expected::default(),
-        received_ms: now_ms,
-        wish: Wish::default(),
+        ..Message::new(source, to, random::uuid(), String::new(), now_ms)
     }
 }
 
@@ -249,7 +235,7 @@ fn accept_between(
     }
 }
 
-/// Tells the requester what came of a run; `judged` is what was decided about its result. Nothing is told of a run that
+/// Tells the requester what came of a run whose first end this is; `judged` is what was decided about its result. Nothing is told of a run that
 /// somebody stopped, that had nothing to say, or whose requester is gone.
 ///
 /// # Errors
@@ -388,17 +374,17 @@ pub fn ask(
             let all = target.trim().eq_ignore_ascii_case("all");
             let one = if all { None } else { Some(meant(&children, target)?.session.key.clone()) };
             let ends = |child: &&Child| child.is_active && one.as_ref().is_none_or(|key| *key == child.session.key);
-            let stops: Vec<Fact> = children
-                .iter()
-                .filter(ends)
-                .map(|child| Fact::Stop(SessionKey::stored(child.session.key.clone())))
-                .collect();
-            let said = match stops.len() {
-                0 => "Nothing of that works any more.".to_owned(),
+            let stopped: Vec<SessionKey> =
+                children.iter().filter(ends).map(|child| SessionKey::stored(child.session.key.clone())).collect();
+            let said = match stopped.len() {
+                0 => return Ok(("Nothing of that works any more.".to_owned(), Vec::new())),
                 1 => "It is stopped.".to_owned(),
                 count => format!("{count} tasks are stopped."),
             };
-            Ok((said, stops))
+            // Before anybody is told so: what they come to meanwhile is not announced any more, and no start brings them
+            // back.
+            close_sessions(db, |own| stopped.contains(own), None, now_ms)?;
+            Ok((said, stopped.into_iter().map(Fact::Stop).collect()))
         }
         Ask::Tell(target, words) => {
             if is_held(config, &decided.decision) {
@@ -452,6 +438,7 @@ pub type Between = (Message, Stored);
 mod tests {
     use std::time::Duration;
 
+    use super::super::{close, ends};
     use super::*;
     use crate::gateway::stage::Stage;
     use crate::protocol::version::Protocol;
@@ -541,20 +528,47 @@ mod tests {
         let mut stage = stage(json!({}));
         let child = spawn_from(&mut stage, MAIN, "1", task("sheep")).unwrap();
         let uuid = child.rsplit_once(':').unwrap().1.to_owned();
+        let (said, _) = order(&mut stage, MAIN, "list", Order::Subagents(Ask::List)).unwrap();
+        assert!(said.as_str().unwrap().starts_with("1. sheep: working"), "{said}");
         for target in ["1", "#1", "sheep", child.as_str(), &uuid[..8]] {
-            let (said, facts) =
-                order(&mut stage, MAIN, "kill", Order::Subagents(Ask::Kill(target.to_owned()))).unwrap();
-            assert_eq!(said, "It is stopped.", "{target}");
-            assert!(matches!(&facts[..], [Fact::Stop(key)] if key.as_str() == child));
+            let message = format!("say hello to {target}");
+            let ask = Ask::Tell(target.to_owned(), message.clone());
+            let (said, facts) = order(&mut stage, MAIN, &message, Order::Subagents(ask)).unwrap();
+            assert_eq!(said, "It is told.", "{target}");
+            assert!(facts.iter().any(|fact| matches!(fact, Fact::Between(told) if told.0.session.as_str() == child)));
         }
         for target in ["2", "0", "goats", "ab"] {
             let error = order(&mut stage, MAIN, "kill", Order::Subagents(Ask::Kill(target.to_owned()))).unwrap_err();
             assert!(error.starts_with("there is no task"), "{error}");
         }
-        let (said, _) = order(&mut stage, MAIN, "list", Order::Subagents(Ask::List)).unwrap();
-        assert!(said.as_str().unwrap().starts_with("1. sheep: working"), "{said}");
         let none = order(&mut stage, &child, "list", Order::Subagents(Ask::List)).unwrap().0;
         assert!(none.as_str().unwrap().starts_with("No task"), "another conversation's are not shown: {none}");
+    }
+
+    /// It once said so and left the rest to the loop: a result that came first was announced, and a kill brought the task
+    /// back.
+    #[test]
+    fn one_that_is_said_to_be_stopped_is_stopped_on_disk_and_comes_to_nothing() {
+        let mut stage = stage(json!({}));
+        let child = spawn_from(&mut stage, MAIN, "1", task("sheep")).unwrap();
+        let id = stage.database.inbox_open(0).unwrap().into_iter().find(|row| row.session_key == child).unwrap().id;
+        let message: Message = serde_json::from_str(&stage.database.inbox(id).unwrap().unwrap().body).unwrap();
+
+        let kill = |stage: &mut Stage| order(stage, MAIN, "kill", Order::Subagents(Ask::Kill("sheep".to_owned())));
+        let (said, facts) = kill(&mut stage).unwrap();
+        assert_eq!(said, "It is stopped.");
+        assert!(matches!(&facts[..], [Fact::Stop(key)] if key.as_str() == child));
+        assert!(stage.database.inbox_open(0).unwrap().iter().all(|row| row.session_key != child), "no start finds it");
+        assert_eq!(kill(&mut stage).unwrap().0, "Nothing of that works any more.");
+
+        // Its answer was on the way when it was stopped.
+        let end = close::failed_end("too late".to_owned(), 9);
+        let items = vec![(id, message.run_id.clone())];
+        let whose = close::Whose { message: &message, session_id: None, items: &items, has_begun: true };
+        let config = std::sync::Arc::clone(&stage.core.config);
+        let facts = stage.database.write(|db| ends::write(db, &config, &whose, &end, 9)).unwrap();
+        let told = facts.iter().filter(|fact| matches!(fact, Fact::Between(_)));
+        assert_eq!(told.count(), 0, "nothing is told of what somebody stopped");
     }
 
     #[test]

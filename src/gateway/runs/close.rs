@@ -125,17 +125,20 @@ pub(super) struct Whose<'a> {
     pub(super) has_begun: bool,
 }
 
-/// Writes it. Gives what was added to the transcript: results of calls that have none, then the reply, what had been said
-/// of it, or what went wrong; nothing for a message that never had its turn.
+/// What writing an end did.
+pub(super) struct Closed {
+    /// What was added to the transcript: results of calls that have none, then the reply, what had been said of it, or
+    /// what went wrong; nothing for a message that never had its turn.
+    pub(super) added: Vec<transcript::Added>,
+    /// Whether the run had none before: what it was asked was not closed by who stopped it.
+    pub(super) is_first_end: bool,
+}
+
+/// Writes it.
 ///
 /// # Errors
 /// The store's; nothing is written then, and the messages stay open.
-pub(super) fn close(
-    db: &Db<'_>,
-    whose: &Whose<'_>,
-    end: &RunEnd,
-    now_ms: i64,
-) -> Result<Vec<transcript::Added>, StoreError> {
+pub(super) fn close(db: &Db<'_>, whose: &Whose<'_>, end: &RunEnd, now_ms: i64) -> Result<Closed, StoreError> {
     let Whose { message: asked, session_id, items, has_begun } = *whose;
     let (session, run_id) = (&asked.session, asked.run_id.as_str());
     let has_place = has_begun && steps::is_same(db, session, session_id)?;
@@ -188,7 +191,7 @@ pub(super) fn close(
             added.session.clone_from(&session);
         }
     }
-    Ok(added)
+    Ok(Closed { added, is_first_end: !ended_before })
 }
 
 /// A run that was stopped, failed or given up between a call and its result leaves no call open: whoever reads the
@@ -499,25 +502,13 @@ mod tests {
             judged: vec![judged("1"), judged("2")],
         };
         let first = Called::failed(&calls[0], "it is there").record("r2:step:1:result:0".to_owned());
-        let message = crate::intake::Message {
-            source: crate::intake::Source::Chat,
-            dedupe_key: "r2".to_owned(),
-            run_id: "r2".to_owned(),
-            session: key.clone(),
-            text: "look again".to_owned(),
-            command: None,
-            channel: None,
-            sender: None,
-            client: None,
-            heard: serde_json::Map::new(),
-            spawned_by: None,
-            to: None,
-            account_id: None,
-            thread_id: None,
-            expected: Expected::default(),
-            received_ms: 1,
-            wish: crate::intake::Wish::default(),
-        };
+        let message = crate::intake::Message::new(
+            crate::intake::Source::Chat,
+            key.clone(),
+            "r2".to_owned(),
+            "look again".to_owned(),
+            1,
+        );
         let (inbox_id, session_id) = stage
             .database
             .write(|db| {
@@ -553,7 +544,7 @@ mod tests {
         let end = failed_end("it was given up".to_owned(), 6);
         let items = vec![(inbox_id, "r2".to_owned())];
         let whose = Whose { message: &message, session_id: Some(&session_id), items: &items, has_begun: true };
-        let added = stage.database.write(|db| close(db, &whose, &end, 6)).unwrap();
+        let added = stage.database.write(|db| close(db, &whose, &end, 6)).unwrap().added;
 
         assert_eq!(added.len(), 2, "the result of the second call, and what went wrong");
         assert_eq!((&added[0].message["toolCallId"], &added[0].message["isError"]), (&json!("2"), &json!(true)));

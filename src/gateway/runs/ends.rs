@@ -12,6 +12,7 @@ use super::stops::Ended;
 use super::{Again, Ending, Phase, WAITS_MAX, Wait};
 use crate::agent::run::{Outcome, RunEnd};
 use crate::agent::talk::{AttemptOutcome, FailureKind, Usage};
+use crate::config::load::Loaded;
 use crate::gateway::dispatch::BUSY_RETRY_MS;
 use crate::gateway::effect::{Done, Effect, Job, Origin, RunNo, Work};
 use crate::gateway::inbound::PastRun;
@@ -28,7 +29,34 @@ use crate::runtime::clock::Now;
 use crate::runtime::stop::Why;
 use crate::sessions::row;
 use crate::sessions::usage::totals::number;
+use crate::store::StoreError;
+use crate::store::db::Db;
 use crate::store::idempotency::IDEMPOTENCY_TTL_MS;
+
+/// Writes a run's end down, and what it tells others.
+///
+/// # Errors
+/// The store's; nothing is written then.
+pub(super) fn write(
+    db: &Db<'_>,
+    config: &Loaded,
+    whose: &Whose<'_>,
+    end: &RunEnd,
+    now_ms: i64,
+) -> Result<Vec<Fact>, StoreError> {
+    let closed = close::close(db, whose, end, now_ms)?;
+    let mut facts = Vec::new();
+    for added in closed.added.into_iter().filter(|added| !added.existed) {
+        let row = row::told_v4(db, &added.session, &row::Context::of(config), now_ms)?;
+        facts.extend(Fact::of_added(&whose.message.session, added, "send", row));
+    }
+    // One that had its end before was stopped, and who stopped it knows.
+    if closed.is_first_end {
+        facts.extend(children::announce(db, config, whose.message, end, now_ms)?);
+    }
+    facts.push(Fact::RunClosed);
+    Ok(facts)
+}
 
 impl Gateway {
     /// A run's thread is done, or never came to it.
@@ -88,15 +116,7 @@ impl Gateway {
         let work = Work::Store(Box::new(move |db| {
             let session_id = session_id.as_deref();
             let whose = Whose { message: &message, session_id, items: &items, has_begun };
-            let closed = close::close(db, &whose, &end, now_ms)?;
-            let mut facts = Vec::new();
-            for added in closed.into_iter().filter(|added| !added.existed) {
-                let row = row::told_v4(db, &added.session, &row::Context::of(&config), now_ms)?;
-                facts.extend(Fact::of_added(&message.session, added, "send", row));
-            }
-            facts.extend(children::announce(db, &config, &message, &end, now_ms)?);
-            facts.push(Fact::RunClosed);
-            Ok(Done { answer: None, facts })
+            Ok(Done { answer: None, facts: write(db, &config, &whose, &end, now_ms)? })
         }));
         self.effects.push_back(Effect::Start(Job { origin: Origin::RunEnd(no), work }));
     }
