@@ -468,7 +468,6 @@ mod tests {
     use crate::defender::request::ActionRequest;
     use crate::gateway::Fact;
     use crate::gateway::stage::Stage;
-    use crate::intake::expected::Expected;
     use crate::store::decisions::DecisionFilter;
 
     fn call(id: &str) -> ToolCall {

@@ -79,7 +79,7 @@ fn plays_against_another_gateway() {
     let workspace = env::var("REPLAY_WORKSPACE").unwrap_or_default();
     let explained = Explained::load();
     let report = play(target, &hidden, &workspace, families().unwrap_or(Families::All), &explained);
-    println!("{}\n{}", report.table(), report.mismatches(true, !holds));
+    println!("{}\n{}\n{}", report.table(), report.needed_table(), report.mismatches(true, !holds));
     assert!(!report.judged.is_empty(), "nothing was played");
     if holds {
         let standing = Floor::load().standing(&report);
@@ -113,7 +113,7 @@ fn play_against_ours(proto: Proto) {
     let wanted = families().unwrap_or_else(|| Families::Named(HELD.map(str::to_owned).to_vec()));
     let explained = Explained::load();
     let report = play(target, &hidden, &folder, wanted, &explained);
-    println!("{}", report.table());
+    println!("{}\n{}", report.table(), report.needed_table());
     if let Ok(how) = env::var("REPLAY_VERBOSE") {
         println!("{}", report.mismatches(true, how == "all"));
     }

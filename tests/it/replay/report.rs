@@ -14,8 +14,17 @@ use crate::harness::Proto;
 
 /// Most mismatches of one family that are printed.
 const MISMATCHES_PRINTED_MAX: usize = 200;
+/// The contract: which methods there are, and which of them this project needs.
+const METHODS: &str = include_str!("../../../fixtures/protocol/methods.json");
 /// Most further paths that are named of one step.
 const PATHS_SHOWN_MAX: usize = 40;
+
+/// The methods that this project needs.
+fn needed() -> HashSet<String> {
+    let rows: Vec<serde_json::Value> = serde_json::from_str(METHODS).expect("the fixture is JSON");
+    let names = rows.iter().filter(|row| row["needed"] == true).filter_map(|row| row["name"].as_str());
+    names.map(str::to_owned).collect()
+}
 
 /// One judged step.
 pub(super) struct Judged {
@@ -192,6 +201,31 @@ impl Report {
         let all: Vec<&Judged> = self.judged.iter().collect();
         let built = Tally::of(all.iter().copied().filter(|judged| judged.counts(&self.unbuilt)));
         out.push_str(&row("ALL", &all, Tally::of(all.iter().copied()), built, self.skipped.values().sum()));
+        out
+    }
+
+    /// The share of the steps, and of the recorded successes, whose method is needed: as they match, in their values too,
+    /// and less what differs on purpose. A step without a method (a handshake, an HTTP request) is of none.
+    pub(super) fn needed_table(&self) -> String {
+        let needed = needed();
+        let mut out = format!("steps of methods that are needed, protocol {}\n", self.proto.number());
+        let columns = ["steps", "successes", "values too", "less explained: steps", "successes", "values"];
+        let _ = writeln!(out, "{:18} {}", "family", columns.map(|name| format!("{name:22}")).join(" "));
+        let steps =
+            || self.judged.iter().filter(|judged| judged.method.as_ref().is_some_and(|name| needed.contains(name)));
+        let families = self.tallies().into_keys().map(Some).chain([None]);
+        for family in families {
+            let of_family = || steps().filter(|judged| family.as_ref().is_none_or(|name| judged.family == *name));
+            let all = Tally::of(of_family());
+            if all.steps.of == 0 {
+                continue;
+            }
+            let less = Tally::of(of_family().filter(|judged| !judged.explained));
+            let values = Tally::of(of_family().filter(|judged| !judged.is_meant())).values;
+            let parts = [all.steps, all.successes, all.values, less.steps, less.successes, values];
+            let name = family.as_deref().unwrap_or("ALL");
+            let _ = writeln!(out, "{name:18} {}", parts.map(|part| format!("{part:22}")).join(" "));
+        }
         out
     }
 
