@@ -15,7 +15,7 @@ use super::talk::{Part, ToolCall, ToolResult};
 use crate::defender::decision::{Action, Decision};
 use crate::defender::request::ActionRequest;
 use crate::runtime::stop::Stop;
-use crate::tools::{self, Order, Prepared, Scene};
+use crate::tools::{self, Effect, Order, Prepared, Scene};
 
 /// Characters of a tool's answer that are kept in the transcript (SES-85). The model sees all of it while its run lasts.
 pub const RESULT_CHARS_KEPT: usize = 8192;
@@ -29,7 +29,8 @@ const PREVIEW_BYTES_MAX: usize = 160;
 /// See [`PREVIEW_BYTES_MAX`].
 const PREVIEW_BYTES_MASKED: usize = 4 * 1024;
 
-/// What a call without a result is taken to have come to, when the program ended meanwhile.
+/// What a call without a result is taken to have come to, when the program ended meanwhile and making it twice could do
+/// something twice.
 pub const RESTARTED: &str =
     "interrupted by a restart: whether it was done is not known, and it was not done again. Look before you repeat it.";
 /// The same when its run ended in another way.
@@ -108,6 +109,8 @@ impl Called {
 /// A call that was read and judged: what was decided, and the very thing it was decided about.
 pub struct Weighed {
     prepared: Box<dyn Prepared>,
+    /// What making it twice would do.
+    pub effect: Effect,
     /// What was decided.
     pub judged: Judged,
 }
@@ -128,7 +131,8 @@ pub fn weigh(input: &RunInput, setting: &Setting, stop: &Stop, call: &ToolCall) 
         ..prepared.parts(&scene(input, setting, stop))
     };
     let judged = within_time(input, request, &call.arguments.to_string());
-    Ok(Weighed { prepared, judged })
+    let effect = prepared.effect().unwrap_or(tool.effect);
+    Ok(Weighed { prepared, effect, judged })
 }
 
 /// What a tool of this run may look at.
@@ -138,7 +142,7 @@ fn scene<'a>(input: &'a RunInput, setting: &'a Setting, stop: &'a Stop) -> Scene
 
 /// Makes a call that was judged, and judges its answer.
 pub fn call(input: &RunInput, setting: &Setting, stop: &Stop, call: &ToolCall, weighed: Weighed) -> Called {
-    let Weighed { prepared, judged } = weighed;
+    let Weighed { prepared, judged, .. } = weighed;
     if let Some(refusal) = refused(&judged.decision, input.config.settings.runtime.audit_only) {
         return Called::failed(call, refusal);
     }

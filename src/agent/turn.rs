@@ -2,7 +2,7 @@
 //!
 //! What a model said is recorded before its tools are called, and what a tool said before the model is asked again. So
 //! whatever moment a run ends at, its transcript says how far it came: a call with a result was made, a call without
-//! one may have been, and is never made again. The last words are not recorded here; whoever gets them writes them
+//! one may have been. It is made again where that does nothing twice ([`Effect`]), and else never. The last words are not recorded here; whoever gets them writes them
 //! together with the run's end.
 
 use std::time::Instant;
@@ -21,7 +21,7 @@ use super::run::{Host, Judged, Load, Ordered, Outcome, Record, Reply, RunEnd, Ru
 use super::setting::Setting;
 use super::silence::{self, Gate, ReplyTo};
 use super::talk::{
-    Attempt, Bill, Failure, FailureKind, Part, Piece, Prices, Prompt, Said, StopReason, ToolCall, Usage,
+    Attempt, Bill, Failure, FailureKind, Part, Piece, Prices, Prompt, Said, StopReason, ToolCall, ToolResult, Usage,
 };
 use crate::runtime::clock;
 use crate::runtime::stop::{Stop, Why};
@@ -30,6 +30,7 @@ use crate::sessions::transcript;
 use crate::sessions::usage::totals::number;
 use crate::store::StoreError;
 use crate::store::media::MediaDir;
+use crate::tools::Effect;
 
 /// How much less of a conversation is sent, in percent, after a provider found it too long although we did not.
 const SHRINK_PERCENT: u64 = 60;
@@ -293,7 +294,7 @@ impl Turn<'_> {
         }
         self.load = self.load(&setting, &conversation);
         let mut guard = Guard::new(setting.tool_steps_max);
-        let mut n_steps = self.take_up(&mut conversation, &mut guard)?;
+        let mut n_steps = self.take_up(&setting, &mut conversation, &mut guard, call)?;
         let (mut may_compact, mut may_shrink) = (true, true);
         self.host.tell(RunEvent::Phase("starting_model"));
         loop {
@@ -385,8 +386,15 @@ impl Turn<'_> {
         Ok(store.snapshot(|store| history::read(store, &reading))?)
     }
 
-    /// Takes up what this very run has done before: answers calls that were interrupted, and counts its steps.
-    fn take_up(&mut self, conversation: &mut Conversation, guard: &mut Guard) -> Result<u32, End> {
+    /// Takes up what this very run has done before: makes calls that were interrupted again, where that does nothing twice,
+    /// answers the others, and counts its steps.
+    fn take_up(
+        &mut self,
+        setting: &Setting,
+        conversation: &mut Conversation,
+        guard: &mut Guard,
+        caller: &mut Caller<'_>,
+    ) -> Result<u32, End> {
         let prefix = step_prefix(&self.input.run_id);
         let unanswered = std::mem::take(&mut conversation.unanswered);
         let mut n_steps = 0;
@@ -399,9 +407,16 @@ impl Turn<'_> {
             let calls: Vec<ToolCall> = step.calls().cloned().collect();
             for (idx, call) in calls.iter().enumerate() {
                 if missing.is_some_and(|ids| ids.contains(&call.id)) {
-                    let called = Called::failed(call, RESTARTED);
-                    self.host.record(vec![called.record(result_key(&self.input.run_id, number, idx))])?;
-                    step.results[idx] = called.result;
+                    self.check()?;
+                    let weighed = calls::weigh(self.input, setting, self.host.stop(), call);
+                    let weighed = weighed.ok().filter(|weighed| weighed.effect != Effect::Once);
+                    step.results[idx] = self.told(call, (number, idx), |turn, key| match weighed {
+                        Some(weighed) => {
+                            turn.tally.tool_calls += 1;
+                            turn.make(setting, call, weighed, key, caller)
+                        }
+                        None => Called::failed(call, RESTARTED),
+                    })?;
                 }
                 guard.note(call, &step.results[idx]);
             }
@@ -557,29 +572,23 @@ impl Turn<'_> {
         let (mut results, mut steered) = (Vec::with_capacity(calls.len()), Vec::new());
         for (idx, (call, weighed)) in calls.iter().zip(weighed).enumerate() {
             self.check()?;
-            let (id, name) = (call.id.clone(), call.name.clone());
-            self.host.tell(RunEvent::ToolStart { id, name, arguments: call.arguments.clone() });
-            let called = if !steered.is_empty() {
-                Called::failed(call, OVERTAKEN)
-            } else if let Some(refusal) = guard.refuses(call) {
-                Called::failed(call, refusal)
-            } else {
+            let is_overtaken = !steered.is_empty();
+            let result = self.told(call, (number, idx), |turn, key| {
+                if is_overtaken {
+                    return Called::failed(call, OVERTAKEN);
+                }
+                if let Some(refusal) = guard.refuses(call) {
+                    return Called::failed(call, refusal);
+                }
                 let called = match weighed {
-                    Ok(weighed) => self.make(setting, call, weighed, format!("{key}:call:{idx}"), caller),
+                    Ok(weighed) => turn.make(setting, call, weighed, key, caller),
                     Err(why) => Called::failed(call, why),
                 };
                 guard.note(call, &called.result);
-                self.tally.tool_calls += 1;
+                turn.tally.tool_calls += 1;
                 called
-            };
-            self.host.record(vec![called.record(result_key(&self.input.run_id, number, idx))])?;
-            self.host.tell(RunEvent::ToolEnd {
-                id: call.id.clone(),
-                name: call.name.clone(),
-                text: called.kept(),
-                is_error: called.result.is_error,
-            });
-            results.push(called.result);
+            })?;
+            results.push(result);
             steered.extend(self.host.steered());
         }
         let said = answered.answer.said;
@@ -592,6 +601,27 @@ impl Turn<'_> {
         };
         items.extend(steered.into_iter().map(user));
         Ok(items)
+    }
+
+    /// Has a call made, the `idx`th of step `number`, under a key of its own: tells that it begins, records what comes of
+    /// it, and tells that.
+    fn told(
+        &mut self,
+        call: &ToolCall,
+        (number, idx): (u32, usize),
+        make: impl FnOnce(&mut Self, String) -> Called,
+    ) -> Result<ToolResult, End> {
+        let (id, name) = (call.id.clone(), call.name.clone());
+        self.host.tell(RunEvent::ToolStart { id, name, arguments: call.arguments.clone() });
+        let called = make(self, format!("{}:call:{idx}", step_key(&self.input.run_id, number)));
+        self.host.record(vec![called.record(result_key(&self.input.run_id, number, idx))])?;
+        self.host.tell(RunEvent::ToolEnd {
+            id: call.id.clone(),
+            name: call.name.clone(),
+            text: called.kept(),
+            is_error: called.result.is_error,
+        });
+        Ok(called.result)
     }
 
     /// Makes a call; what its tool asks the program for is carried out under `key`.

@@ -216,6 +216,15 @@ impl Queries {
         self.first(&format!("SELECT {COLUMNS} FROM inbox WHERE id = ?1"), [id], InboxRow::read)
     }
 
+    /// The message that `source` delivered under a key.
+    ///
+    /// # Errors
+    /// Those of a statement.
+    pub fn inbox_delivered(&self, source: &str, dedupe_key: &str) -> Result<Option<InboxRow>, StoreError> {
+        let sql = format!("SELECT {COLUMNS} FROM inbox WHERE source = ?1 AND dedupe_key = ?2");
+        self.first(&sql, [source, dedupe_key], InboxRow::read)
+    }
+
     /// Open messages with numbers above `after_id`, oldest first, until [`INBOX_LIST_ROWS_MAX`] or
     /// [`INBOX_PAGE_BYTES_MAX`]; start with 0, and go on with the last number until nothing comes.
     ///
@@ -350,12 +359,7 @@ impl Db<'_> {
         {
             check_size(what, text.len(), INBOX_TEXT_BYTES_MAX)?;
         }
-        let existing = self.first(
-            &format!("SELECT {COLUMNS} FROM inbox WHERE source = ?1 AND dedupe_key = ?2"),
-            [new.source, new.dedupe_key],
-            InboxRow::read,
-        )?;
-        if let Some(row) = existing {
+        if let Some(row) = self.inbox_delivered(new.source, new.dedupe_key)? {
             return Ok(Accepted::Existing(row));
         }
         if self.inbox_open_count()? >= INBOX_OPEN_ROWS_MAX as u64 {

@@ -167,6 +167,7 @@ fn touch_everything(db: &Db<'_>) -> Result<(), StoreError> {
     db.inbox_set_state(1, InboxState::Queued, None)?;
     db.inbox_waiting("a", 9, 9)?;
     db.inbox_fate("s", "k", "a")?;
+    db.inbox_delivered("s", "k")?;
     db.inbox_open_of("a")?;
     db.inbox_open_below("a")?;
     db.inbox_open_count()?;

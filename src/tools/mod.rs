@@ -68,6 +68,11 @@ pub trait Prepared {
     /// What of it is to be judged: its command, address, file, words. Who asks and where is filled in by the judge.
     fn parts(&self, scene: &Scene<'_>) -> ActionRequest;
 
+    /// What making this very call twice would do, where that is not what [`Tool::effect`] says of its tool.
+    fn effect(&self) -> Option<Effect> {
+        None
+    }
+
     /// Does it.
     ///
     /// # Errors

@@ -79,6 +79,11 @@ impl Prepared for Ask {
         ActionRequest { prompt, ..ActionRequest::default() }
     }
 
+    /// By the time it is asked again, a number may name another one.
+    fn effect(&self) -> Option<Effect> {
+        matches!(self, Ask::Kill(_)).then_some(Effect::Once)
+    }
+
     fn run(self: Box<Self>, _: &Scene<'_>) -> Result<Output, ToolError> {
         Ok(Output { order: Some(Order::Subagents(*self)), ..Output::default() })
     }

@@ -148,6 +148,12 @@ fn spawn(
     decided: &Decided,
     now_ms: i64,
 ) -> Result<(Value, Vec<Fact>), StoreError> {
+    // Asked again after a kill: it was started then, and is told of as it was.
+    if let Some(row) = db.inbox_delivered(message.source.as_str(), &message.dedupe_key)? {
+        let first: Message = serde_json::from_str(&row.body)
+            .map_err(|error| RpcError::unavailable(format!("inbox row {} cannot be read: {error}", row.id)))?;
+        return Ok((started(&first), Vec::new()));
+    }
     let limits = &config.settings.agents.defaults.subagents;
     let Some(parent) = db.session(requester.as_str())? else { return Err(refuse("this conversation is gone")) };
     if is_held(config, &decided.decision) {
@@ -186,13 +192,17 @@ fn spawn(
         is_new: true,
     }];
     facts.extend(accept_between(db, config, message, decided, now_ms)?);
-    let answer = json!({
+    Ok((started(message), facts))
+}
+
+/// What is said of a run that was started with this message.
+fn started(message: &Message) -> Value {
+    json!({
         "status": "accepted",
         "childSessionKey": message.session.as_str(),
         "runId": message.run_id,
         "note": "what comes of it is told here when it is done; do not wait for it",
-    });
-    Ok((answer, facts))
+    })
 }
 
 fn refuse(why: impl Into<String>) -> StoreError {
@@ -488,6 +498,19 @@ mod tests {
         let row = stage.database.session(&grandchild).unwrap().unwrap();
         assert_eq!((row.spawned_by.as_deref(), &row.entry["spawnDepth"]), (Some(child.as_str()), &json!(2)));
         assert_eq!(row.label.as_deref(), Some("lambs"));
+    }
+
+    #[test]
+    fn started_again_under_the_same_key_it_is_the_one_that_was() {
+        let mut stage = stage(json!({ "agents": { "defaults": { "subagents": { "maxChildrenPerAgent": 1 } } } }));
+        let spawn = |stage: &mut Stage| order(stage, MAIN, "1", Order::Spawn(Box::new(task("sheep")))).unwrap();
+        let (first, facts) = spawn(&mut stage);
+        assert!(!facts.is_empty());
+        let (second, facts) = spawn(&mut stage);
+        assert_eq!(first, second);
+        assert!(facts.is_empty(), "there is nothing to tell: {facts:?}");
+        let page = stage.database.session_list(&SessionFilter::default(), 0, 9).unwrap();
+        assert_eq!(page.sessions.len(), 2, "the requester and the one that was started");
     }
 
     #[test]
