@@ -89,6 +89,26 @@ pub trait Host {
     fn carry_out(&mut self, ordered: Ordered) -> Result<Value, String>;
 }
 
+/// What came of asking a person for leave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Somebody said yes. It is used up with this: the same question is not answered by it again.
+    Granted,
+    /// Somebody said no.
+    Denied {
+        /// Who, as others know them.
+        by: Option<String>,
+    },
+    /// Nobody answered in time.
+    Expired,
+    /// Nobody was there to be asked.
+    NobodyToAsk,
+    /// The run was stopped meanwhile.
+    Stopped,
+    /// Somebody said yes, and what they said it to was begun before: whether it was done is not known.
+    Used,
+}
+
 /// Something that a tool asks the program to do.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ordered {

@@ -105,6 +105,12 @@ events! {
     EXEC_APPROVAL_REQUESTED = "exec.approval.requested", true, APPROVALS, APPROVALS, DropIfSlow;
     /// And was answered.
     EXEC_APPROVAL_RESOLVED = "exec.approval.resolved", true, APPROVALS, APPROVALS, DropIfSlow;
+    /// Something a plugin wants to do waits for a person.
+    PLUGIN_APPROVAL_REQUESTED = "plugin.approval.requested", false, APPROVALS, APPROVALS, DropIfSlow;
+    /// And was answered.
+    PLUGIN_APPROVAL_RESOLVED = "plugin.approval.resolved", false, APPROVALS, APPROVALS, DropIfSlow;
+    /// An approval of a session that is followed with its approvals.
+    SESSION_APPROVAL = "session.approval", false, APPROVALS, APPROVALS, DropIfSlow;
 }
 
 impl EventKind {
@@ -146,6 +152,8 @@ pub enum For<'a> {
     Those(&'a For<'a>, Protocol),
     /// This one.
     One(ConnId),
+    /// These.
+    These(&'a [ConnId]),
     /// Those who follow changes of all sessions, but for this one.
     SessionListBut(Option<ConnId>),
 }
@@ -158,6 +166,7 @@ impl For<'_> {
             For::On(protocol) => ready.caller.protocol == protocol,
             For::AllBut(one) => conn != one,
             For::One(one) => conn == one,
+            For::These(these) => these.contains(&conn),
             For::SessionListBut(one) => subscriptions.sessions && one != Some(conn),
             For::SessionList => subscriptions.sessions,
             For::SessionMessages(key) => subscriptions.sessions || subscriptions.messages.contains(key),

@@ -69,6 +69,8 @@ pub struct Caller {
     pub address: IpAddr,
     /// What to call it in records: device, else display name, else program.
     pub name: String,
+    /// What to call it to other people: display name, else program.
+    pub label: String,
     /// Capabilities it declared that have an effect here.
     pub caps: Caps,
 }
@@ -80,6 +82,12 @@ pub struct Caps {
     pub session_scoped_events: bool,
     /// Is shown the tools of runs it started.
     pub tool_events: bool,
+    /// Shows approvals of every kind to a person.
+    pub approvals: bool,
+    /// Shows approvals of commands.
+    pub exec_approvals: bool,
+    /// Shows approvals that plugins ask for.
+    pub plugin_approvals: bool,
 }
 
 impl Caller {
@@ -146,6 +154,8 @@ pub struct Subscriptions {
     pub sessions: bool,
     /// `sessions.messages.subscribe`: messages of these sessions. Bounded by [`SUBSCRIBED_SESSIONS_MAX`].
     pub messages: Vec<crate::protocol::session_key::SessionKey>,
+    /// Of them, those whose approvals are told of as well (`includeApprovals`).
+    pub approvals: Vec<crate::protocol::session_key::SessionKey>,
     /// `sessions.viewers.set`: the sessions that somebody looks at there, sorted. At most [`WATCHED_SESSIONS_MAX`].
     pub watched: Vec<crate::protocol::session_key::SessionKey>,
 }

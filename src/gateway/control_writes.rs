@@ -99,6 +99,7 @@ mod tests {
             admission: Admission::Token,
             address: IpAddr::from(address),
             name: String::new(),
+            label: String::new(),
             caps: Caps::default(),
         }
     }

@@ -127,6 +127,8 @@ pub enum Origin {
     Typing(Box<super::typing::Asked>),
     /// Some calls wait for what providers say of subscriptions.
     Quotas,
+    /// Something of an approval is being written down.
+    Approval(Box<super::approvals::flow::Step>),
     /// An HTTP request waits for a file.
     Page(ConnId),
     /// Nobody waits.

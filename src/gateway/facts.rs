@@ -127,6 +127,12 @@ pub enum Fact {
     Memory(Box<super::stability::Memory>),
     /// Heartbeats were switched.
     Heartbeats(bool),
+    /// A client's request for an approval is on disk.
+    ApprovalEntered(Box<super::approvals::Approval>),
+    /// A run's request for an approval is on disk.
+    ApprovalAsked(Box<super::approvals::flow::AskedByRun>),
+    /// What came of an approval is on disk.
+    ApprovalEnded(Box<(String, super::approvals::End)>),
     /// A setup code was made.
     SetupIssued(Box<super::setups::SetupCode>),
     /// What came of a setup code is known.
@@ -236,6 +242,12 @@ impl Gateway {
             Fact::Voicewake(triggers) => {
                 self.voicewake = triggers;
                 self.tell_voicewake();
+            }
+            Fact::ApprovalEntered(approval) => self.approval_entered(*approval),
+            Fact::ApprovalAsked(asked) => self.approval_asked(*asked),
+            Fact::ApprovalEnded(ended) => {
+                let (id, end) = *ended;
+                self.approval_ended(&id, end);
             }
             Fact::SetupIssued(setup) => self.setups.put(*setup),
             Fact::SetupEnded(setup) => self.setup_ended(&setup),

@@ -219,9 +219,13 @@ impl Gateway {
             admission,
             address,
             name,
+            label: params.client.display_name.as_ref().map_or(params.client.id.as_str(), |name| &name.0).to_owned(),
             caps: Caps {
                 session_scoped_events: params.has_cap("session-scoped-events"),
                 tool_events: params.has_cap("tool-events"),
+                approvals: params.has_cap("approvals"),
+                exec_approvals: params.has_cap("exec-approvals"),
+                plugin_approvals: params.has_cap("plugin-approvals"),
             },
         };
         let request_id = request_id.to_owned();

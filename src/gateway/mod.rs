@@ -10,6 +10,7 @@
 //! message is accepted), [`routes`] (the same over HTTP).
 
 pub mod active;
+pub mod approvals;
 pub mod auth;
 pub mod broadcast;
 pub mod clients;
@@ -174,6 +175,7 @@ pub struct Gateway {
     presence: Presence,
     typing: typing::Typing,
     setups: setups::Setups,
+    approvals: approvals::Approvals,
     /// Presence keys of connections that are closing; their entries change once they are gone.
     left_presence: Vec<String>,
     /// Connections that close once the answer to their own call is out.
@@ -261,6 +263,7 @@ impl Gateway {
             presence: Presence::new(own),
             typing: typing::Typing::default(),
             setups: kept.setups,
+            approvals: approvals::Approvals::load(kept.approvals),
             left_presence: Vec::new(),
             closing_behind_answer: Vec::new(),
             limiter: Limiter::default(),
@@ -330,6 +333,11 @@ impl Gateway {
         let suspended_until = self.suspension.as_ref().map(|held| held.until);
         let runs = self.runs.deadline(self.now);
         let typing = self.typing.deadline();
+        let approvals = self
+            .approvals
+            .next_due_ms()
+            .map(|due_ms| self.now.mono + Duration::from_millis(u64::try_from(due_ms - self.now.wall_ms).unwrap_or(0)));
+        let typing = typing.into_iter().chain(approvals);
         self.reload.next_poll().into_iter().chain(suspended_until).chain(runs).chain(typing).chain([earliest]).min()
     }
 
@@ -397,6 +405,7 @@ impl Gateway {
         }
         self.end_suspension(now);
         self.tend_runs(now);
+        self.tend_approvals(now);
         self.tell_typing(now);
         self.keep_house(now);
         self.poll_config(now);
@@ -579,6 +588,7 @@ impl Gateway {
     fn check_invariants(&self) -> bool {
         assert!(self.inbound.len() <= inbound::MESSAGES_MAX, "messages on their way are bounded");
         self.runs.check_invariants();
+        self.approvals.check_invariants();
         assert!(self.presence.len() <= presence::ENTRIES_MAX, "presence is bounded");
         for (conn, ready) in self.clients.all_ready() {
             assert_eq!(ready.caller.conn, conn, "a connection's caller is its own");

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use serde_json::Value;
 
+use super::approvals::{Approval, ENDED_KEPT_MS};
 use super::health::{RECENT_SESSIONS, SessionSummary};
 use super::inbound::PastRun;
 use super::pairing::{Devices, Paired, Pending};
@@ -47,6 +48,8 @@ pub struct Kept {
     pub devices: Devices,
     /// SetupCode codes.
     pub setups: Setups,
+    /// Approvals that are open, and those that ended a moment ago.
+    pub approvals: Vec<Approval>,
     /// How many sessions there are, and the newest.
     pub sessions: SessionSummary,
     /// Runs that may be asked about again.
@@ -133,6 +136,7 @@ pub fn load(db: &Queries, now_ms: i64) -> Result<Kept, StoreError> {
     Ok(Kept {
         setups: Setups::load(setups(db)?),
         left: left(db)?,
+        approvals: db.approvals_load(now_ms - ENDED_KEPT_MS)?.iter().map(Approval::of_row).collect::<Result<_, _>>()?,
         cooldowns: db.meta(meta::COOLDOWNS)?.map(|text| read(&text)).transpose()?.unwrap_or_default(),
         devices: Devices::load(paired, pending),
         sessions,

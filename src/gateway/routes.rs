@@ -432,6 +432,7 @@ fn http_caller(
         admission,
         address,
         name: "http".to_owned(),
+        label: "http".to_owned(),
         caps: Caps::default(),
     }
 }

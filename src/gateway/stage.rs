@@ -138,6 +138,7 @@ impl Stage {
             admission: Admission::Token,
             address: [127, 0, 0, 1].into(),
             name: "stage".to_owned(),
+            label: "stage".to_owned(),
             caps: Caps::default(),
         })
     }

@@ -22,6 +22,7 @@ pub mod open;
 pub mod schema;
 
 pub mod activity;
+pub mod approvals;
 pub mod archive;
 pub mod audit;
 pub mod branches;

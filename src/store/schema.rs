@@ -27,6 +27,7 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 4, sql: include_str!("migrations/004.sql") },
     Migration { version: 5, sql: include_str!("migrations/005.sql") },
     Migration { version: 6, sql: include_str!("migrations/006.sql") },
+    Migration { version: 7, sql: include_str!("migrations/007.sql") },
 ];
 
 /// The version of a file that has seen every migration.

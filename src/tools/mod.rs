@@ -10,6 +10,7 @@
 //! is wrong with them, and never read again: what is judged is what runs. **Invariant:** what a tool gives back is
 //! bounded. **Invariant:** a tool asks nobody for leave; whoever calls it has judged the call.
 
+pub mod exec_policy;
 pub mod read;
 pub mod session_status;
 pub mod sessions_spawn;

@@ -12,6 +12,8 @@ mod sessions;
 mod branches;
 // What several people share around sessions: groups, files, who looks and who writes.
 mod together;
+// What waits for a person.
+mod approvals;
 // Commands in messages.
 mod commands;
 // Looking after the gateway while it runs.

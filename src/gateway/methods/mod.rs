@@ -12,6 +12,7 @@ pub mod config;
 pub mod device;
 pub mod diagnostics;
 pub mod doctor;
+pub mod exec_approvals;
 pub mod health;
 pub mod models;
 pub mod node;
@@ -25,7 +26,9 @@ pub mod update;
 pub mod usage;
 pub mod voicewake;
 
-use super::table::Method;
+use super::table::{Method, StoreCx};
+use crate::store::StoreError;
+use crate::store::audit::AuditRecord;
 
 /// Every family.
 pub static FAMILIES: &[&[Method]] = &[
@@ -51,6 +54,22 @@ pub static FAMILIES: &[&[Method]] = &[
     usage::METHODS,
     setup::METHODS,
     approvals::METHODS,
+    exec_approvals::METHODS,
     artifacts::METHODS,
     voicewake::METHODS,
 ];
+
+/// Records a call on `resource`, in the transaction of what it does.
+fn audit(cx: &StoreCx<'_>, resource: &str) -> Result<(), StoreError> {
+    cx.db.audit_append(&AuditRecord {
+        at_ms: cx.call.now_ms,
+        actor: cx.call.caller.actor(),
+        address: Some(cx.call.caller.address.to_string()),
+        action: cx.call.method.to_owned(),
+        resource: resource.to_owned(),
+        outcome: "ok".to_owned(),
+        request_id: Some(cx.call.id.clone()),
+        detail: None,
+    })?;
+    Ok(())
+}

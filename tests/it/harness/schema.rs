@@ -82,6 +82,17 @@ fn breaks(
             let missing = |name: &&Value| value.is_object() && value.get(name.as_str().expect("a name")).is_none();
             return branches().find(missing).map(|name| format!("{name} is missing"));
         }
+        "contains" => value.as_array().is_none_or(|items| items.iter().any(|item| is_valid(rule, item))),
+        "items" if rule.is_array() => {
+            for (n, (rule, item)) in branches().zip(value.as_array().into_iter().flatten()).enumerate() {
+                judge(rule, item, &format!("{at}/{n}"), wrong);
+            }
+            true
+        }
+        "additionalItems" => {
+            let n_named = all.get("items").and_then(Value::as_array).map_or(0, Vec::len);
+            rule != false || value.as_array().is_none_or(|items| items.len() <= n_named)
+        }
         "items" => {
             for (n, item) in value.as_array().into_iter().flatten().enumerate() {
                 judge(rule, item, &format!("{at}/{n}"), wrong);
@@ -119,13 +130,20 @@ fn breaks(
             }
             true
         }
-        "description" | "title" | "default" | "x-carried-from" => true,
+        "description" | "title" | "default" | "x-carried-from" | "x-openclaw-since" => true,
         other => panic!("{at}: the keyword {other} is not known here"),
     };
     (!holds).then(|| format!("breaks {keyword} {rule}"))
 }
 
+/// The one pattern of the contract that looks ahead: not `.` and not `..`, and no half of a character, which a string of
+/// ours cannot hold.
+const NO_DOTS: &str = r"^(?!\.{1,2}$)(?:[^\uD800-\uDFFF]|[\uD800-\uDBFF][\uDC00-\uDFFF])+$";
+
 fn matches(pattern: &str, text: &str) -> bool {
+    if pattern == NO_DOTS {
+        return !matches!(text, "" | "." | "..");
+    }
     Regex::new(pattern).expect("it compiles").is_match(text)
 }
 

@@ -4,6 +4,8 @@ use serde_json::{Map, Value, json};
 
 use super::find::{ListParams, listed};
 use super::{Keyed, session_key, whole_key};
+use crate::gateway::approvals::flow::{is_visible, page_base};
+use crate::gateway::approvals::shown;
 use crate::gateway::broadcast::For;
 use crate::gateway::clients::{Ready, SUBSCRIBED_SESSIONS_MAX, WATCHED_SESSIONS_MAX};
 use crate::gateway::table::Call;
@@ -86,7 +88,9 @@ pub(super) fn messages_subscribe(
             Scope::Approvals.as_str()
         )));
     }
-    let followed = &mut connection(gateway, call)?.subscriptions.messages;
+    let subscriptions = &mut connection(gateway, call)?.subscriptions;
+    subscriptions.approvals.retain(|followed| *followed != key);
+    let followed = &mut subscriptions.messages;
     if !followed.contains(&key) {
         if followed.len() >= SUBSCRIBED_SESSIONS_MAX {
             return Err(RpcError::invalid(format!(
@@ -95,11 +99,25 @@ pub(super) fn messages_subscribe(
         }
         followed.push(key.clone());
     }
+    if with_approvals {
+        subscriptions.approvals.push(key.clone());
+    }
     let mut out = json!({ "subscribed": true, "key": key.as_str() });
     if with_approvals {
-        // Nothing in this build asks for one, so none can be waiting.
-        out["approvalReplay"] =
-            json!({ "sessionKey": key.as_str(), "updatedAtMs": call.now_ms, "approvals": [], "truncated": false });
+        let (open, base_path) = (gateway.approvals.open(), page_base(&gateway.config));
+        let approvals: Vec<Value> = open
+            .into_iter()
+            .filter(|approval| approval.record.audience.iter().any(|audience| audience == key.as_str()))
+            .filter(|approval| is_visible(&call.caller, &approval.record.asker, approval.asker_conn))
+            .map(|approval| {
+                let mut shown = shown::snapshot(approval, None, &base_path);
+                shown["sourceSessionKey"] = json!(approval.record.audience.first());
+                shown
+            })
+            .collect();
+        out["approvalReplay"] = json!({
+            "sessionKey": key.as_str(), "updatedAtMs": call.now_ms, "approvals": approvals, "truncated": false,
+        });
     }
     Ok(out)
 }
@@ -119,7 +137,9 @@ pub(super) fn messages_unsubscribe(
 ) -> Result<Value, RpcError> {
     let params = params.0;
     let key = whole_key(&params.key, params.agent_id.as_ref(), &gateway.keys)?;
-    connection(gateway, call)?.subscriptions.messages.retain(|followed| *followed != key);
+    let subscriptions = &mut connection(gateway, call)?.subscriptions;
+    subscriptions.messages.retain(|followed| *followed != key);
+    subscriptions.approvals.retain(|followed| *followed != key);
     Ok(json!({ "subscribed": false, "key": key.as_str() }))
 }
 

@@ -79,6 +79,7 @@ impl World {
             admission: Admission::Token,
             address: [127, 0, 0, 1].into(),
             name: "test".to_owned(),
+            label: "test".to_owned(),
             caps: Caps::default(),
         };
         Call { caller: Arc::new(caller), id: "1".to_owned(), method, now_ms: self.now_ms }
