@@ -11,6 +11,7 @@
 //! bounded. **Invariant:** a tool asks nobody for leave; whoever calls it has judged the call.
 
 pub mod exec_policy;
+pub mod policy;
 pub mod read;
 pub mod session_status;
 pub mod sessions_spawn;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::reader::Reader;
+use super::tools::Scope;
 
 /// The agents.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +28,8 @@ pub struct Agent {
     pub model: ModelChoice,
     /// Other agents that its runs may start; `*`: any.
     pub subagents_allowed: Vec<String>,
+    /// What it may use.
+    pub tools: Scope,
 }
 
 /// How an agent presents itself.
@@ -129,6 +132,7 @@ impl Agents {
                 identity: Identity::default(),
                 model: ModelChoice::default(),
                 subagents_allowed: Vec::new(),
+                tools: Scope::default(),
             });
         }
         Agents {
@@ -187,6 +191,7 @@ impl Agent {
             },
             model: ModelChoice::read(agent),
             subagents_allowed: agent.texts("subagents.allowAgents"),
+            tools: Scope::of_agent(agent),
         }
     }
 }

@@ -13,6 +13,7 @@ pub mod runtime;
 pub mod scheduling;
 pub mod secrets;
 pub mod security;
+pub mod tools;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -41,6 +42,7 @@ pub struct Settings {
     pub agents: agents::Agents,
     pub models: models::Models,
     pub secrets: secrets::Secrets,
+    pub tools: tools::Tools,
     pub ui: agents::Ui,
 }
 
@@ -91,6 +93,7 @@ fn build_and_trace(
         agents: agents::Agents::read(&root.at("agents"), &context.state_dir),
         models: models::Models::read(&root),
         secrets: secrets::Secrets::read(&root.at("secrets")),
+        tools: tools::Tools::read(&root),
         ui: agents::Ui::read(&root.at("ui")),
     };
     issues.extend(cx.issues.take());
@@ -105,6 +108,11 @@ fn build_and_trace(
 impl Settings {
     /// What an empty document means, for tests of other rooms.
     pub(crate) fn for_tests() -> Settings {
+        Settings::of_document(&Value::Object(serde_json::Map::new())).expect("an empty document is valid")
+    }
+
+    /// What a document means, for tests of other rooms.
+    pub(crate) fn of_document(document: &Value) -> Result<Settings, Vec<Issue>> {
         let context = Context {
             env: super::document::EnvHidden::default(),
             overrides: super::environment::Overrides::default(),
@@ -113,8 +121,7 @@ impl Settings {
             tailnet: None,
             generated_token: None,
         };
-        let empty = Value::Object(serde_json::Map::new());
-        build(&empty, Path::new("/etc/claw"), &context, &Env::new()).expect("an empty document is valid").settings
+        build(document, Path::new("/etc/claw"), &context, &Env::new()).map(|built| built.settings)
     }
 }
 

@@ -299,6 +299,11 @@ impl<'a> Reader<'a> {
         members.into_iter().collect()
     }
 
+    /// Where it is, as issues name it.
+    pub(super) fn place(&self) -> &str {
+        &self.place
+    }
+
     pub(super) fn issue(&self, path: &str, message: String) {
         self.cx.issues.borrow_mut().push(Issue::new(join(&self.place, path), message));
     }

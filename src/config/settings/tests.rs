@@ -51,6 +51,7 @@ fn what_is_read_is_what_the_rows_say_is_read() {
         "auth": { "profiles": { "p:a": {} } },
         "secrets": { "providers": { "s": {} } },
         "channels": { "c": {} },
+        "security": { "tool_runtime_policy": { "byProvider": { "p": {} } } },
     });
     let (_, mut seen) = build_and_trace(&config, Path::new("/"), &context(), &Env::new()).unwrap();
     // The loader reads these before there are settings.
@@ -65,6 +66,7 @@ fn what_is_read_is_what_the_rows_say_is_read() {
         "agents.list[].model",
         "agents.entries.*.model",
         "channels",
+        "channels.*.accounts",
     ];
     for container in containers {
         assert!(seen.remove(container), "{container} is read no more: take it off this list");

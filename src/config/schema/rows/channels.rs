@@ -29,7 +29,7 @@ pub(super) static ROWS: &[Row] = &[
     open("channels.*.dm").account().doc("Direct messages."),
     choice("channels.*.groupPolicy", &["allowlist", "open", "disabled"]).or("\"allowlist\"").account().doc("Who is answered in groups."),
     row("channels.*.groupAllowFrom", Kind::Ids).account().doc("Senders allowed in groups."),
-    any("channels.*.groups").account().doc("Groups by id; `*` for all."),
+    any("channels.*.groups").account().now().doc("Groups by id; `*` for all. `tools` and `toolsBySender` say what agents may use there."),
     int("channels.*.historyLimit", 0, ANY_INT).or("50").account().doc("Messages of context in groups."),
     int("channels.*.dmHistoryLimit", 0, ANY_INT).account().doc("Messages of context in direct chats."),
     any("channels.*.dms").account().doc("Direct chats by id."),
