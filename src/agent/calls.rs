@@ -1,7 +1,5 @@
 //! Calling tools: whether a call may be made, making it, and what of its answer a model may see.
 
-use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -15,14 +13,12 @@ use super::talk::{Part, ToolCall, ToolResult};
 use crate::defender::decision::{Action, Decision};
 use crate::defender::request::ActionRequest;
 use crate::runtime::stop::Stop;
-use crate::tools::{self, Effect, Order, Prepared, Scene};
+use crate::tools::guard::Notice;
+use crate::tools::policy::{Policy, Verdict};
+use crate::tools::{self, Code, Effect, Order, Prepared, Scene};
 
 /// Characters of a tool's answer that are kept in the transcript (SES-85). The model sees all of it while its run lasts.
 pub const RESULT_CHARS_KEPT: usize = 8192;
-/// How often the same call may have the same answer; after that it is refused.
-pub const SAME_CALLS_MAX: u32 = 5;
-/// Calls of one run that may be refused, for being too many or the same again; after that the run ends.
-pub const REFUSALS_MAX: u32 = 8;
 
 /// Bytes of a judged text that are kept with its decision, and of how many the secrets are masked for that.
 const PREVIEW_BYTES_MAX: usize = 160;
@@ -59,6 +55,23 @@ impl Called {
         Called { result, details: None, judged: None, order: None }
     }
 
+    /// One that is not made because the run goes in circles.
+    pub fn circling(call: &ToolCall, notice: &Notice) -> Called {
+        let code = Code::LoopCritical.as_str();
+        let details = json!({
+            "status": "error",
+            "code": code,
+            "detector": notice.detector.as_str(),
+            "count": notice.count,
+        });
+        Called { details: Some(details), ..Called::failed(call, notice.text.as_str()) }
+    }
+
+    /// Tells the model something beside the answer.
+    pub fn add_notice(&mut self, notice: &Notice) {
+        self.result.content.push(Part::Text(notice.text.clone()));
+    }
+
     /// What the program says of what it was asked for.
     pub fn answered(call: &ToolCall, answer: Value) -> Called {
         let text = answer.as_str().map_or_else(|| answer.to_string(), str::to_owned);
@@ -70,11 +83,7 @@ impl Called {
 
     /// Its words.
     pub fn text(&self) -> String {
-        let texts = self.result.content.iter().filter_map(|part| match part {
-            Part::Text(text) => Some(text.as_str()),
-            Part::Image { .. } => None,
-        });
-        texts.collect::<Vec<_>>().join("\n")
+        self.result.text()
     }
 
     /// Its words, cut to what is kept.
@@ -115,13 +124,58 @@ pub struct Weighed {
     pub judged: Judged,
 }
 
-/// Reads a call and judges it.
+/// Why a call is not made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// What kind of reason.
+    pub code: Code,
+    /// In words for the model.
+    pub text: String,
+    /// What the policy says; `None`: it says nothing against it.
+    pub verdict: Option<Verdict>,
+}
+
+impl Refusal {
+    fn new(code: Code, text: String) -> Refusal {
+        Refusal { code, text, verdict: None }
+    }
+
+    /// Whether there is no such tool.
+    pub fn is_unknown(&self) -> bool {
+        self.code == Code::UnsupportedTool
+    }
+
+    /// The same as an answer.
+    pub fn called(&self, call: &ToolCall) -> Called {
+        let mut details = json!({ "status": "error", "code": self.code.as_str() });
+        if let Some(verdict) = &self.verdict {
+            details["stage"] = json!(verdict.stage);
+            details["rule"] = json!(verdict.rule);
+        }
+        Called { details: Some(details), ..Called::failed(call, self.text.as_str()) }
+    }
+}
+
+/// Reads a call and judges it: whether there is such a tool, whether `policy` lets it be used, whether its arguments
+/// can be read, and what the defender says of what it would do. Nothing is called that did not come through here.
 ///
 /// # Errors
-/// Why it cannot be made, in words for the model: there is no such tool, or its arguments cannot be used.
-pub fn weigh(input: &RunInput, setting: &Setting, stop: &Stop, call: &ToolCall) -> Result<Weighed, String> {
-    let tool = tools::find(&call.name).ok_or_else(|| format!("Tool {} not found", call.name))?;
-    let prepared = tool.prepare(&call.arguments).map_err(|error| error.to_string())?;
+/// Why it cannot be made. What the defender decided against is an error of [`call`].
+pub fn weigh(
+    input: &RunInput,
+    setting: &Setting,
+    stop: &Stop,
+    policy: &Policy,
+    call: &ToolCall,
+) -> Result<Weighed, Refusal> {
+    let tool = tools::find(&call.name)
+        .ok_or_else(|| Refusal::new(Code::UnsupportedTool, format!("Tool {} not found", call.name)))?;
+    let verdict = policy.verdict(tool.name);
+    if !verdict.allowed {
+        let text = format!("policy_denied: {} may not be used here: {verdict}", tool.name);
+        return Err(Refusal { verdict: Some(verdict), ..Refusal::new(Code::PolicyDenied, text) });
+    }
+    let prepared = tool.prepare(&call.arguments).map_err(|error| Refusal::new(error.code(), error.to_string()))?;
     let request = ActionRequest {
         id: Some(call.id.clone()),
         session_key: Some(input.session.as_str().to_owned()),
@@ -243,71 +297,6 @@ fn refused(decision: &Decision, audit_only: bool) -> Option<String> {
     }
 }
 
-/// Notices a run that goes in circles, or has gone far enough.
-#[derive(Debug)]
-pub struct Guard {
-    calls_max: u32,
-    n_calls: u32,
-    n_refused: u32,
-    /// Calls by tool and arguments: what they last answered, and how often in a row. At most one for each call.
-    seen: HashMap<u64, (u64, u32)>,
-}
-
-impl Guard {
-    /// Of a run that has called nothing.
-    pub fn new(calls_max: u32) -> Guard {
-        Guard { calls_max, n_calls: 0, n_refused: 0, seen: HashMap::new() }
-    }
-
-    /// Calls that were made.
-    pub fn n_calls(&self) -> u32 {
-        self.n_calls
-    }
-
-    /// Why this call is refused.
-    pub fn refuses(&mut self, call: &ToolCall) -> Option<String> {
-        let refusal = if self.n_calls >= self.calls_max {
-            Some(format!(
-                "not done: {} tools were called, which is the limit. Answer with what you have.",
-                self.calls_max
-            ))
-        } else {
-            let again = self.seen.get(&hash(call)).map_or(0, |(_, times)| *times);
-            (again >= SAME_CALLS_MAX).then(|| {
-                format!("not done: this very call had the same answer {again} times. Do something else, or answer.")
-            })
-        };
-        self.n_refused += u32::from(refusal.is_some());
-        refusal
-    }
-
-    /// Whether the run is to end: it does not stop calling what it may not.
-    pub fn is_hopeless(&self) -> bool {
-        self.n_refused >= REFUSALS_MAX
-    }
-
-    /// A call was made, now or before a restart.
-    pub fn note(&mut self, call: &ToolCall, result: &ToolResult) {
-        self.n_calls += 1;
-        let mut hasher = DefaultHasher::new();
-        for part in &result.content {
-            if let Part::Text(text) = part {
-                text.hash(&mut hasher);
-            }
-        }
-        let answer = hasher.finish();
-        let seen = self.seen.entry(hash(call)).or_insert((answer, 0));
-        *seen = if seen.0 == answer { (answer, seen.1 + 1) } else { (answer, 1) };
-    }
-}
-
-fn hash(call: &ToolCall) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    call.name.hash(&mut hasher);
-    call.arguments.to_string().hash(&mut hasher);
-    hasher.finish()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -321,9 +310,9 @@ mod tests {
     fn made(bench: &mut Bench, wanted: &ToolCall) -> Called {
         let setting = bench.setting();
         let stop = Stop::default();
-        match weigh(&bench.input, &setting, &stop, wanted) {
+        match weigh(&bench.input, &setting, &stop, &setting.policy, wanted) {
             Ok(weighed) => call(&bench.input, &setting, &stop, wanted, weighed),
-            Err(why) => Called::failed(wanted, why),
+            Err(refusal) => refusal.called(wanted),
         }
     }
 
@@ -337,6 +326,24 @@ mod tests {
         assert_eq!(record.content, json!([{ "type": "text", "text": "hello\n" }]));
         let names: Vec<&str> = record.extra.iter().map(|(name, _)| *name).collect();
         assert_eq!(names, ["toolCallId", "toolName", "isError", "details"]);
+    }
+
+    #[test]
+    fn what_the_policy_denies_is_not_made_and_says_why() {
+        let mut bench = Bench::with_config("hi", json!({ "tools": { "deny": ["group:fs"] } }));
+        bench.file("a.md", "hello");
+        let called = made(&mut bench, &read("a.md"));
+        assert!(called.result.is_error && called.judged.is_none());
+        assert_eq!(called.text(), "policy_denied: read may not be used here: tools: deny has \"group:fs\" (global)");
+        let details = called.details.expect("they say why");
+        assert_eq!((&details["code"], &details["stage"]), (&json!("policy_denied"), &json!("global")));
+        assert!(bench.setting().tools.iter().all(|tool| tool.name != "read"), "it is not offered either");
+
+        let unknown = ToolCall { id: "1".to_owned(), name: "nothing".to_owned(), arguments: json!({}) };
+        assert_eq!(made(&mut bench, &unknown).details.expect("why")["code"], "unsupported_tool");
+        let mut bench = Bench::new("hi");
+        let wrong = ToolCall { id: "1".to_owned(), name: "read".to_owned(), arguments: json!({}) };
+        assert_eq!(made(&mut bench, &wrong).details.expect("why")["code"], "invalid_args");
     }
 
     #[test]
@@ -396,26 +403,5 @@ mod tests {
         bench.file("env", "TOKEN=ghp_abcdefghijklmnopqrstuvwxyz0123456789");
         let called = made(&mut bench, &read("env"));
         assert!(called.text().contains("REDACTED") && !called.text().contains("ghp_"), "{}", called.text());
-    }
-
-    #[test]
-    fn the_guard_counts_calls_and_repetitions() {
-        let mut guard = Guard::new(7);
-        let answer = |text: &str| Called::failed(&read("a"), text).result;
-        for _ in 0..SAME_CALLS_MAX - 1 {
-            guard.note(&read("a"), &answer("same"));
-        }
-        assert_eq!(guard.refuses(&read("a")), None);
-        guard.note(&read("a"), &answer("another"));
-        assert_eq!(guard.refuses(&read("a")), None, "something changed");
-        guard.note(&read("b"), &answer("b"));
-        guard.note(&read("c"), &answer("c"));
-        assert_eq!(guard.n_calls(), 7);
-        assert!(guard.refuses(&read("new")).is_some_and(|refusal| refusal.contains("7 tools were called")));
-        for _ in 1..REFUSALS_MAX {
-            assert!(!guard.is_hopeless());
-            guard.refuses(&read("new"));
-        }
-        assert!(guard.is_hopeless());
     }
 }

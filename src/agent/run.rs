@@ -53,6 +53,8 @@ pub struct Ask {
     pub timeout: Option<Duration>,
     /// Further fields of the request to the model, in the words of OpenAI's chat completions.
     pub params: Map<String, Value>,
+    /// Who speaks, as a channel knows them: what they may have done is theirs. Never what a client says of itself.
+    pub sender: Option<String>,
     /// Tools of the caller (HTTP face): a call of one ends the run with it.
     pub client_tools: Vec<super::talk::ToolSpec>,
 }
@@ -118,6 +120,8 @@ pub struct Ordered {
     pub key: String,
     /// What was decided about it.
     pub judged: Judged,
+    /// The tools that a run started by it may use at most; `None`: its conversation restricts none.
+    pub tools: Option<Vec<String>>,
 }
 
 /// What was said to a run while it goes on.

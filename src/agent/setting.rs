@@ -10,19 +10,25 @@ use super::context::{self, FileShare, System};
 use super::conversation::{BYTES_PER_TOKEN, text_tokens};
 use super::history;
 use super::models::{CONTEXT_WINDOW_DEFAULT, ModelFacts, ModelNameError, ModelRef, Models, Pinning};
+use super::providers::table;
 use super::run::{Ask, EXTRA_SYSTEM_CHARS_MAX, RunInput};
 use super::talk::{Thinking, ToolSpec};
 use crate::config::load::Loaded;
+use crate::config::settings::tools::LoopDetection;
 use crate::protocol::session_key::{DEFAULT_AGENT, SessionKey};
 use crate::sessions::row::{Context, is_subagent};
 use crate::sessions::thinking;
 use crate::sessions::usage::UNPRICED;
 use crate::store::sessions::SessionRow;
+use crate::tools::policy::{Policy, Role, Sender, Subject};
 use crate::tools::session_status::Facts;
-use crate::tools::{self, TOOLS, Tool};
+use crate::tools::{TOOLS, Tool};
 
 /// Tokens kept free for the answer, unless that is more than a quarter of what the model reads.
 pub const OUTPUT_TOKENS_RESERVED: u64 = 16_384;
+
+/// Field of a session's `entry`: the tools that the run had which started it, where its conversation restricts them.
+pub const INHERITED_TOOLS: &str = "inheritedToolAllow";
 
 /// What a run stands on.
 #[derive(Debug, Clone)]
@@ -45,6 +51,8 @@ pub struct Setting {
     pub timeout: Duration,
     /// Tool calls at most.
     pub tool_steps_max: u32,
+    /// When it is taken to go in circles.
+    pub loops: LoopDetection,
     /// The user's zone.
     pub zone: TimeZone,
     /// Whether the model is told when something was said.
@@ -53,6 +61,8 @@ pub struct Setting {
     pub sees_pictures: bool,
     /// What it may call.
     pub tools: Vec<ToolSpec>,
+    /// Which of our tools its first model may use. Another one's calls are held to its own ([`policy`]).
+    pub policy: Policy,
     /// Facts for `session_status`.
     pub facts: Facts,
     /// The system prompt,
@@ -92,10 +102,9 @@ impl Setting {
         let sees_pictures = chain.iter().any(|model| models.facts(model).is_some_and(|facts| facts.sees_images));
         let first = chain.first();
         let zone = context::zone(runs);
-        // What may start no run of its own is not told how.
-        let depth = session.entry.get("spawnDepth").and_then(Value::as_u64).unwrap_or(0);
-        let may_spawn = depth < settings.agents.defaults.subagents.depth_max;
-        let is_here = |tool: &&Tool| may_spawn || (tool.name != tools::SPAWN && tool.name != tools::SUBAGENTS);
+        let policy = policy(config, key, ask.sender.as_deref(), &session, first);
+        // What it may not use it is not told of.
+        let is_here = |tool: &&Tool| policy.allows(tool.name);
         let own_tools = TOOLS.iter().filter(is_here).map(|tool| ToolSpec {
             name: tool.name.to_owned(),
             description: tool.description.to_owned(),
@@ -137,6 +146,7 @@ impl Setting {
             now_ms,
             zone: &zone,
         });
+        let loops = settings.loop_detection(&agent);
         Ok(Setting {
             agent,
             workspace,
@@ -147,9 +157,11 @@ impl Setting {
             sees_pictures,
             timeout: ask.timeout.unwrap_or(runs.timeout),
             tool_steps_max: u32::try_from(runs.tool_steps_max).unwrap_or(u32::MAX),
+            loops,
             has_timestamps: runs.has_timestamps,
             zone,
             tools,
+            policy,
             facts,
             system,
             files,
@@ -171,6 +183,41 @@ impl Setting {
         let tools: u64 = self.tools.iter().map(of_tool).sum();
         self.input_tokens_max.saturating_sub(text_tokens(&self.system) + tools)
     }
+}
+
+/// Which tools may be used in the session `key` while `model` speaks, spoken to by `sender`.
+pub fn policy(
+    config: &Loaded,
+    key: &SessionKey,
+    sender: Option<&str>,
+    session: &SessionRow,
+    model: Option<&ModelRef>,
+) -> Policy {
+    let depth = session.entry.get("spawnDepth").and_then(Value::as_u64).unwrap_or(0);
+    let role = match (is_subagent(key), depth < config.settings.agents.defaults.subagents.depth_max) {
+        (false, true) => Role::Main,
+        (true, true) => Role::Orchestrator,
+        (_, false) => Role::Leaf,
+    };
+    let inherited = session.entry.get(INHERITED_TOOLS).and_then(Value::as_array);
+    let inherited: Option<Vec<String>> =
+        inherited.map(|names| names.iter().filter_map(Value::as_str).map(str::to_owned).collect());
+    let agent = key.agent().unwrap_or(DEFAULT_AGENT);
+    let is_main = key.as_str() == "global" || key.rest() == config.settings.session.main_key;
+    let subject = Subject {
+        agent,
+        session: key,
+        spawned_by: session.spawned_by.as_deref(),
+        model: model.map(|model| (model.provider.as_str(), model.model.as_str())),
+        canonical_provider: table::canonical,
+        channel: session.channel.as_deref().or(key.channel()),
+        account: session.account_id.as_deref(),
+        sender: Sender { id: sender, ..Sender::default() },
+        role,
+        is_sandboxed: config.settings.agents.is_sandboxed(agent, is_main),
+        inherited: inherited.as_deref(),
+    };
+    Policy::of(&config.settings, &subject)
 }
 
 /// Who would be asked in a session, and how.

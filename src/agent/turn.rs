@@ -5,12 +5,13 @@
 //! one may have been. It is made again where that does nothing twice ([`Effect`]), and else never. The last words are not recorded here; whoever gets them writes them
 //! together with the run's end.
 
+use std::borrow::Cow;
 use std::time::Instant;
 
 use serde_json::{Value, json};
 
 use super::ask::{self, Answered, AskEvent, Asked, Asking};
-use super::calls::{self, Called, Guard, OVERTAKEN, RESTARTED, Weighed};
+use super::calls::{self, Called, OVERTAKEN, RESTARTED, Refusal, Weighed};
 use super::compaction;
 use super::conversation::{Conversation, Item, Step, User};
 use super::cooldown::Cooldowns;
@@ -18,7 +19,7 @@ use super::history::{self, Eyes, Reading, SILENT};
 use super::memory::{self, Added, Place};
 use super::models::ModelRef;
 use super::run::{Host, Judged, Load, Ordered, Outcome, Record, Reply, RunEnd, RunEvent, RunInput, Steered};
-use super::setting::Setting;
+use super::setting::{self, Setting};
 use super::silence::{self, Gate, ReplyTo};
 use super::talk::{
     Attempt, Bill, Failure, FailureKind, Part, Piece, Prices, Prompt, Said, StopReason, ToolCall, ToolResult, Usage,
@@ -30,7 +31,9 @@ use crate::sessions::transcript;
 use crate::sessions::usage::totals::number;
 use crate::store::StoreError;
 use crate::store::media::MediaDir;
-use crate::tools::Effect;
+use crate::tools::guard::{Guard, Standing};
+use crate::tools::policy::Policy;
+use crate::tools::{self, Effect, TOOLS};
 
 /// How much less of a conversation is sent, in percent, after a provider found it too long although we did not.
 const SHRINK_PERCENT: u64 = 60;
@@ -293,7 +296,7 @@ impl Turn<'_> {
             return Err(failure(FailureKind::Format, "there is no message to answer".to_owned()).into());
         }
         self.load = self.load(&setting, &conversation);
-        let mut guard = Guard::new(setting.tool_steps_max);
+        let mut guard = Guard::new(setting.loops, setting.tool_steps_max);
         let mut n_steps = self.take_up(&setting, &mut conversation, &mut guard, call)?;
         let (mut may_compact, mut may_shrink) = (true, true);
         self.host.tell(RunEvent::Phase("starting_model"));
@@ -408,7 +411,7 @@ impl Turn<'_> {
             for (idx, call) in calls.iter().enumerate() {
                 if missing.is_some_and(|ids| ids.contains(&call.id)) {
                     self.check()?;
-                    let weighed = calls::weigh(self.input, setting, self.host.stop(), call);
+                    let weighed = calls::weigh(self.input, setting, self.host.stop(), &setting.policy, call);
                     let weighed = weighed.ok().filter(|weighed| weighed.effect != Effect::Once);
                     step.results[idx] = self.told(call, (number, idx), |turn, key| match weighed {
                         Some(weighed) => {
@@ -418,7 +421,8 @@ impl Turn<'_> {
                         None => Called::failed(call, RESTARTED),
                     })?;
                 }
-                guard.note(call, &step.results[idx]);
+                let is_unknown = tools::find(&call.name).is_none();
+                guard.note(&call.name, &call.arguments, &step.results[idx].text(), is_unknown);
             }
         }
         Ok(n_steps)
@@ -556,8 +560,9 @@ impl Turn<'_> {
     ) -> Result<Vec<Item>, End> {
         let key = step_key(&self.input.run_id, number);
         let calls: Vec<ToolCall> = answered.answer.calls().cloned().collect();
-        let weighed: Vec<Result<Weighed, String>> =
-            calls.iter().map(|call| calls::weigh(self.input, setting, self.host.stop(), call)).collect();
+        let policy = self.policy(setting, &answered.model);
+        let weighed: Vec<Result<Weighed, Refusal>> =
+            calls.iter().map(|call| calls::weigh(self.input, setting, self.host.stop(), &policy, call)).collect();
         let record = Record {
             role: "assistant",
             content: Value::Array(answered.answer.said.iter().map(block).collect()),
@@ -577,14 +582,19 @@ impl Turn<'_> {
                 if is_overtaken {
                     return Called::failed(call, OVERTAKEN);
                 }
-                if let Some(refusal) = guard.refuses(call) {
-                    return Called::failed(call, refusal);
+                let standing = guard.check(&call.name, &call.arguments);
+                if let Standing::Refused(notice) = standing {
+                    return Called::circling(call, &notice);
                 }
-                let called = match weighed {
+                let is_unknown = weighed.as_ref().is_err_and(Refusal::is_unknown);
+                let mut called = match weighed {
                     Ok(weighed) => turn.make(setting, call, weighed, key, caller),
-                    Err(why) => Called::failed(call, why),
+                    Err(refusal) => refusal.called(call),
                 };
-                guard.note(call, &called.result);
+                guard.note(&call.name, &call.arguments, &called.text(), is_unknown);
+                if let Standing::Warned(notice) = standing {
+                    called.add_notice(&notice);
+                }
                 turn.tally.tool_calls += 1;
                 called
             })?;
@@ -624,6 +634,15 @@ impl Turn<'_> {
         Ok(called.result)
     }
 
+    /// What the model that answered may use: each one's provider may have rules of its own.
+    fn policy<'s>(&self, setting: &'s Setting, model: &ModelRef) -> Cow<'s, Policy> {
+        if setting.chain.first() == Some(model) {
+            return Cow::Borrowed(&setting.policy);
+        }
+        let RunInput { config, session, ask, .. } = self.input;
+        Cow::Owned(setting::policy(config, session, ask.sender.as_deref(), &setting.session, Some(model)))
+    }
+
     /// Makes a call; what its tool asks the program for is carried out under `key`.
     fn make(
         &mut self,
@@ -636,7 +655,10 @@ impl Turn<'_> {
         let judged = weighed.judged.clone();
         let mut called = caller(setting, call, weighed);
         let Some(order) = called.order.take() else { return called };
-        match self.host.carry_out(Ordered { order, key, judged }) {
+        // Who starts a run elsewhere does not get back there what is not allowed here.
+        let allowed = || TOOLS.iter().map(|tool| tool.name).filter(|name| setting.policy.allows(name));
+        let tools = setting.policy.depends_on_conversation().then(|| allowed().map(str::to_owned).collect());
+        match self.host.carry_out(Ordered { order, key, judged, tools }) {
             Ok(answer) => Called::answered(call, answer),
             Err(why) => Called::failed(call, why),
         }

@@ -352,7 +352,7 @@ impl World {
         let judged =
             Judged { request: ActionRequest::default(), decision: Decision::allowed(), preview: String::new() };
         let key = format!("{turn_id}:{}", self.children.len());
-        let ordered = Ordered { order: Order::Spawn(Box::new(spawn)), key, judged };
+        let ordered = Ordered { order: Order::Spawn(Box::new(spawn)), key, judged, tools: None };
         let now_ms = self.now.wall_ms;
         let done = self.database.write(|db| children::carry_out(db, config, session, &ordered, now_ms));
         let Ok((answer, facts)) = done else { return };

@@ -4,13 +4,14 @@
 //! A call that was read is [`Prepared`]: it says what it would do, is judged by that, and then runs. [`Scene`] is all
 //! that a tool sees of the program, [`Output`] what it gives back, [`ToolError`] what it says when it cannot. What only
 //! the program can do, a tool asks for with an [`Order`].
-//! [`workspace`] opens an agent's files.
+//! [`policy`] says which tools an agent may use, [`guard`] when a run goes in circles. [`workspace`] opens an agent's files.
 //!
 //! **Invariant:** a tool's arguments are a model's words: decoded into types before anything is done, refused with what
 //! is wrong with them, and never read again: what is judged is what runs. **Invariant:** what a tool gives back is
 //! bounded. **Invariant:** a tool asks nobody for leave; whoever calls it has judged the call.
 
 pub mod exec_policy;
+pub mod guard;
 pub mod policy;
 pub mod read;
 pub mod session_status;
@@ -151,6 +152,44 @@ pub enum ToolError {
     /// What was asked for is not to be had.
     #[error("{0}")]
     Failed(String),
+}
+
+impl ToolError {
+    /// What kind of reason it is.
+    pub fn code(&self) -> Code {
+        match self {
+            ToolError::Arguments(_) => Code::InvalidArgs,
+            ToolError::Failed(_) => Code::ExecutionFailed,
+        }
+    }
+}
+
+/// Why a call came to nothing, in a word for programs (TOOL-19).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Code {
+    /// Its arguments cannot be used.
+    InvalidArgs,
+    /// There is no such tool.
+    UnsupportedTool,
+    /// The policy denies it ([`policy`]).
+    PolicyDenied,
+    /// It was made too often, and to no end.
+    LoopCritical,
+    /// It was made, and failed.
+    ExecutionFailed,
+}
+
+impl Code {
+    /// The word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Code::InvalidArgs => "invalid_args",
+            Code::UnsupportedTool => "unsupported_tool",
+            Code::PolicyDenied => "policy_denied",
+            Code::LoopCritical => "loop_critical",
+            Code::ExecutionFailed => "execution_failed",
+        }
+    }
 }
 
 /// A model's arguments as a tool's own type.

@@ -95,7 +95,10 @@ fn a_task_in_the_background_has_its_place_and_its_result_is_told() {
     let requests = provider.requests();
     let asked = requests.iter().find(|request| last(request).1.contains("count the sheep")).expect("it was asked");
     let tools = asked.body["tools"].to_string();
-    assert!(tools.contains("session_status") && !tools.contains("sessions_spawn"), "{tools}");
+    assert!(
+        tools.contains("read") && !tools.contains("session_status") && !tools.contains("sessions_spawn"),
+        "{tools}"
+    );
     assert!(!of_child(&requests[0]));
 }
 

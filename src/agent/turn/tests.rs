@@ -19,6 +19,7 @@ use crate::store::dir::StateDir;
 use crate::store::open::{Database, OnDamage};
 use crate::store::transcript::{MessageRow, PageAt, PageLimits};
 use crate::tools::Effect;
+use crate::tools::guard::REFUSALS_MAX;
 
 const KEY: &str = "agent:main:main";
 /// Sun 2026-09-06 12:34:56 UTC.
@@ -156,8 +157,17 @@ impl Bench {
         Bench::at("http://127.0.0.1:1", said, defaults)
     }
 
+    /// With these sections beside `agents` and `models`.
+    pub(crate) fn with_config(said: &str, sections: Value) -> Bench {
+        Bench::of("http://127.0.0.1:1", said, json!({}), sections)
+    }
+
     /// With a provider at this address.
     fn at(base_url: &str, said: &str, defaults: Value) -> Bench {
+        Bench::of(base_url, said, defaults, json!({}))
+    }
+
+    fn of(base_url: &str, said: &str, defaults: Value, sections: Value) -> Bench {
         let temp = tempfile::TempDir::new().unwrap();
         let mut document = json!({
             "agents": { "defaults": { "model": { "primary": "stub/plain" }, "workspace": temp.path(), "userTimezone": "UTC" } },
@@ -167,6 +177,7 @@ impl Bench {
         });
         let members = defaults.as_object().unwrap().clone();
         document["agents"]["defaults"].as_object_mut().unwrap().extend(members);
+        document.as_object_mut().unwrap().extend(sections.as_object().unwrap().clone());
         let file = temp.path().join("openclaw.json");
         std::fs::write(&file, document.to_string()).unwrap();
         let mut inputs = LoadInputs::of_process();
@@ -707,8 +718,16 @@ fn a_run_that_goes_in_circles_is_told_and_then_ended() {
         &mut |_, call, _| Called::failed(call, "always the same"),
     );
     assert_eq!(failed(&end), FailureKind::Format);
-    assert_eq!(end.tool_calls, super::super::calls::SAME_CALLS_MAX);
-    assert_eq!(end.steps, super::super::calls::SAME_CALLS_MAX + super::super::calls::REFUSALS_MAX);
+    let critical = u32::try_from(bench.setting().loops.critical).unwrap();
+    assert_eq!(end.tool_calls, critical);
+    assert_eq!(end.steps, critical + REFUSALS_MAX);
+    let told = bench.host.told.iter().filter_map(|event| match event {
+        RunEvent::ToolEnd { text, .. } => Some(text.as_str()),
+        _ => None,
+    });
+    let told: Vec<&str> = told.collect();
+    assert_eq!(told.iter().filter(|text| text.contains("\n[this very call was made")).count(), 10, "{told:?}");
+    assert!(told.last().unwrap().contains("had the same answer 27 times"), "{told:?}");
 }
 
 #[test]

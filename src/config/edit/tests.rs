@@ -125,7 +125,7 @@ fn a_patch_deletes_merges_and_replaces() {
     assert!(planned.document.raw.unwrap().contains("// one"));
     let changed: Vec<(String, Option<Reload>)> =
         planned.changes.iter().map(|change| (change.path.to_string(), change.reload)).collect();
-    let expected = [("ui.seamColor", None), ("tools.allow", None), ("logging", Some(Reload::Live))];
+    let expected = [("ui.seamColor", None), ("tools.allow", Some(Reload::Live)), ("logging", Some(Reload::Live))];
     assert_eq!(changed, expected.map(|(path, reload)| (path.to_owned(), reload)));
 }
 

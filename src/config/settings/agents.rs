@@ -30,6 +30,28 @@ pub struct Agent {
     pub subagents_allowed: Vec<String>,
     /// What it may use.
     pub tools: Scope,
+    /// Which of its sessions are sandboxed; `None`: as the defaults say.
+    sandbox_mode: Option<SandboxMode>,
+}
+
+/// Which sessions are sandboxed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SandboxMode {
+    Off,
+    /// All but the agent's main one.
+    NonMain,
+    All,
+}
+
+impl SandboxMode {
+    fn of(word: &str) -> Option<SandboxMode> {
+        match word {
+            "off" => Some(SandboxMode::Off),
+            "non-main" => Some(SandboxMode::NonMain),
+            "all" => Some(SandboxMode::All),
+            _ => None,
+        }
+    }
 }
 
 /// How an agent presents itself.
@@ -61,6 +83,7 @@ pub struct AgentDefaults {
     pub heartbeat: Heartbeat,
     pub runs: Runs,
     pub subagents: Subagents,
+    sandbox_mode: SandboxMode,
 }
 
 /// Runs that a run starts.
@@ -133,6 +156,7 @@ impl Agents {
                 model: ModelChoice::default(),
                 subagents_allowed: Vec::new(),
                 tools: Scope::default(),
+                sandbox_mode: None,
             });
         }
         Agents {
@@ -145,6 +169,8 @@ impl Agents {
                 heartbeat: Heartbeat::read(&defaults.at("heartbeat")),
                 runs: Runs::read(&defaults),
                 subagents: Subagents::read(&defaults.at("subagents")),
+                // Validation lets no other word through; were there one, the strictest reading would be the safe one.
+                sandbox_mode: SandboxMode::of(&defaults.text_or_default("sandbox.mode")).unwrap_or(SandboxMode::All),
             },
         }
     }
@@ -152,6 +178,16 @@ impl Agents {
     /// The agent with an id.
     pub fn get(&self, id: &str) -> Option<&Agent> {
         self.list.iter().find(|agent| agent.id == id)
+    }
+
+    /// Whether an agent's session is sandboxed, its main one or another.
+    pub fn is_sandboxed(&self, id: &str, is_main: bool) -> bool {
+        let own = self.get(id).and_then(|agent| agent.sandbox_mode);
+        match own.unwrap_or(self.defaults.sandbox_mode) {
+            SandboxMode::Off => false,
+            SandboxMode::NonMain => !is_main,
+            SandboxMode::All => true,
+        }
     }
 
     /// The models of an agent: its own, else the defaults'.
@@ -192,8 +228,19 @@ impl Agent {
             model: ModelChoice::read(agent),
             subagents_allowed: agent.texts("subagents.allowAgents"),
             tools: Scope::of_agent(agent),
+            sandbox_mode: own_sandbox_mode(agent),
         }
     }
+}
+
+/// `sandbox.mode` of an agent's own. What cannot be read is refused.
+fn own_sandbox_mode(agent: &Reader<'_>) -> Option<SandboxMode> {
+    let written = agent.object("sandbox").remove("mode")?;
+    let mode = written.as_str().and_then(SandboxMode::of);
+    if mode.is_none() {
+        agent.issue("sandbox.mode", "Invalid option: expected one of \"off\"|\"non-main\"|\"all\"".to_owned());
+    }
+    mode
 }
 
 impl ModelChoice {

@@ -62,6 +62,15 @@ impl Channels {
     }
 }
 
+impl Channels {
+    /// Whether what a group may use depends on who speaks in it.
+    pub(super) fn tells_senders_apart(&self) -> bool {
+        let of_accounts =
+            |groups: &Groups| groups.of_accounts.iter().flat_map(|(_, groups)| groups).any(Group::has_senders);
+        self.groups.values().any(|groups| groups.shared.iter().any(Group::has_senders) || of_accounts(groups))
+    }
+}
+
 impl Groups {
     fn read(channel: &Reader<'_>) -> Groups {
         let accounts = channel.entries("accounts").into_iter();

@@ -104,6 +104,22 @@ fn build_and_trace(
     Ok((Built { settings, warnings }, cx.seen.take()))
 }
 
+impl Settings {
+    /// When an agent's runs are taken to go in circles. What an agent says for itself holds against `tools`, and not
+    /// against `security`.
+    pub fn loop_detection(&self, agent: &str) -> tools::LoopDetection {
+        let own = self.agents.get(agent).and_then(|agent| agent.tools.detects_loops);
+        let loops = self.tools.loops;
+        tools::LoopDetection { is_on: own.unwrap_or(loops.is_on) || loops.is_required, ..loops }
+    }
+
+    /// Whether it matters who of several people speaks.
+    pub fn tells_senders_apart(&self) -> bool {
+        let scopes = self.agents.list.iter().map(|agent| &agent.tools).chain([&self.tools.global]);
+        scopes.into_iter().any(|scope| !scope.by_sender.is_empty()) || self.channels.tells_senders_apart()
+    }
+}
+
 #[cfg(test)]
 impl Settings {
     /// What an empty document means, for tests of other rooms.

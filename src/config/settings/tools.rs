@@ -1,4 +1,4 @@
-//! `tools.*`, `security.tool_runtime_policy`, `agents.*.tools`, `gateway.tools`: what agents may use, as written.
+//! `tools.*`, `security.tool_runtime_policy`, `agents.*.tools`: what agents may use, as written.
 //!
 //! These are the words of the configuration, by scope; what they come to for one call is `tools::policy`'s to say.
 //! Scopes inside other keys (an agent's, a provider's, a sender's, a group's) are read by one reader of values, so they
@@ -67,7 +67,7 @@ pub struct Scope {
     /// In a sandbox.
     pub sandbox: Lists,
     /// Whether its runs are watched for going in circles; `None`: as everywhere.
-    pub detects_loops: Option<bool>,
+    pub(super) detects_loops: Option<bool>,
 }
 
 /// What holds in one scope while one provider's model speaks.
@@ -90,6 +90,8 @@ pub struct Group {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoopDetection {
     pub is_on: bool,
+    /// Whether no agent may switch it off.
+    pub(super) is_required: bool,
     /// Calls remembered, at most [`LOOP_HISTORY_MAX`] and at least `breaker`.
     pub history_max: usize,
     /// Repeats from which the model is told,
@@ -122,10 +124,6 @@ pub struct Tools {
     pub subagents: Lists,
     pub loops: LoopDetection,
     pub apply_patch: ApplyPatch,
-    /// `gateway.tools`: what callers over HTTP may not call beside the built-in list, and what is taken off that.
-    pub http_deny: Vec<String>,
-    /// See [`Tools::http_deny`].
-    pub http_allow: Vec<String>,
 }
 
 const BOTH: &str = "cannot set both allow and alsoAllow in the same scope (merge alsoAllow into allow, or remove allow \
@@ -161,8 +159,6 @@ impl Tools {
             subagents: one(&tools, "subagents", "tools"),
             loops: LoopDetection::read(&policy.at("loop_detection"), &tools.at("loopDetection")),
             apply_patch: ApplyPatch { is_on: patch.flag("enabled"), models: patch.texts("allowModels") },
-            http_deny: root.texts("gateway.tools.deny"),
-            http_allow: root.texts("gateway.tools.allow"),
         }
     }
 }
@@ -256,6 +252,11 @@ impl Lists {
 }
 
 impl Group {
+    /// Whether it matters who speaks in it.
+    pub(super) fn has_senders(&self) -> bool {
+        !self.by_sender.is_empty()
+    }
+
     /// The groups of a channel or of an account of one.
     pub(super) fn all(holder: &Reader<'_>) -> Vec<Group> {
         let groups = holder.object("groups");
@@ -285,12 +286,10 @@ impl LoopDetection {
             number.clamp(1, LOOP_HISTORY_MAX)
         };
         let of = |reader: &Reader<'_>, names: [&str; 4]| names.map(|name| number(reader, name));
-        let [ours, theirs] =
-            [of(hardening, names.map(|(ours, _)| ours)), of(tools, names.map(|(_, theirs)| theirs))];
-        for (reader, numbers, name) in [
-            (hardening, ours, names.map(|(ours, _)| ours)),
-            (tools, theirs, names.map(|(_, theirs)| theirs)),
-        ] {
+        let [ours, theirs] = [of(hardening, names.map(|(ours, _)| ours)), of(tools, names.map(|(_, theirs)| theirs))];
+        for (reader, numbers, name) in
+            [(hardening, ours, names.map(|(ours, _)| ours)), (tools, theirs, names.map(|(_, theirs)| theirs))]
+        {
             for (low, high) in [(1, 2), (2, 3)] {
                 if numbers[low] >= numbers[high] {
                     let message =
@@ -307,13 +306,15 @@ impl LoopDetection {
                 (ours, theirs) => ours == Some(true) || theirs == Some(true),
             }
         };
+        let is_required = hardening.flag_if_set("enabled") == Some(true);
         let is_on = match (hardening.flag_if_set("enabled"), tools.flag_if_set("enabled")) {
             (None, None) => true,
-            (ours, theirs) => ours == Some(true) || theirs == Some(true),
+            (_, theirs) => is_required || theirs == Some(true),
         };
         let strictest = |idx: usize| ours[idx].min(theirs[idx]);
         LoopDetection {
             is_on,
+            is_required,
             history_max: ours[0].max(theirs[0]).max(strictest(3)),
             warning: strictest(1),
             critical: strictest(2),

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::close::close_sessions;
 use crate::agent::run::{Judged as Decided, Ordered, Outcome, RunEnd};
+use crate::agent::setting::INHERITED_TOOLS;
 use crate::config::load::Loaded;
 use crate::config::settings::agents::Subagents;
 use crate::defender::decision::{Action, Decision};
@@ -49,12 +50,12 @@ pub fn carry_out(
     ordered: &Ordered,
     now_ms: i64,
 ) -> Result<(Value, Vec<Fact>), StoreError> {
-    let Ordered { order, key, judged } = ordered;
+    let Ordered { order, key, judged, tools } = ordered;
     match order {
         Order::Spawn(wanted) => {
             let message = message(config, session, wanted, key, now_ms).map_err(refuse)?;
             let judged = about(&message, judged.clone());
-            spawn(db, config, session, &message, &judged, now_ms)
+            spawn(db, config, session, &message, &judged, tools.as_deref(), now_ms)
         }
         Order::Subagents(wanted) => {
             let (answer, facts) = ask(db, config, session, wanted, (key, judged), now_ms)?;
@@ -146,6 +147,7 @@ fn spawn(
     requester: &SessionKey,
     message: &Message,
     decided: &Decided,
+    tools: Option<&[String]>,
     now_ms: i64,
 ) -> Result<(Value, Vec<Fact>), StoreError> {
     // Asked again after a kill: it was started then, and is told of as it was.
@@ -175,6 +177,9 @@ fn spawn(
     let mut session = transcript::fresh(&message.session, now_ms);
     session.spawned_by = Some(requester.as_str().to_owned());
     session.entry.insert("spawnDepth".to_owned(), json!(depth + 1));
+    if let Some(tools) = tools {
+        session.entry.insert(INHERITED_TOOLS.to_owned(), json!(tools));
+    }
     session.label.clone_from(&message.wish.label);
     match db.session_put(&session) {
         // Names are unique; the task is more important than what it is called.
@@ -472,7 +477,7 @@ mod tests {
     fn order(stage: &mut Stage, from: &str, key: &str, order: Order) -> Result<(Value, Vec<Fact>), String> {
         let judged =
             Decided { request: ActionRequest::default(), decision: Decision::allowed(), preview: String::new() };
-        let ordered = Ordered { order, key: key.to_owned(), judged };
+        let ordered = Ordered { order, key: key.to_owned(), judged, tools: Some(vec!["read".to_owned()]) };
         let (config, now_ms) = (std::sync::Arc::clone(&stage.core.config), stage.now.wall_ms);
         let from = SessionKey::stored(from.to_owned());
         stage.database.write(|db| carry_out(db, &config, &from, &ordered, now_ms)).map_err(|error| error.to_string())
@@ -497,6 +502,7 @@ mod tests {
         assert_eq!(more, "sessions_spawn has reached max active children for this session (2/2)");
         let row = stage.database.session(&grandchild).unwrap().unwrap();
         assert_eq!((row.spawned_by.as_deref(), &row.entry["spawnDepth"]), (Some(child.as_str()), &json!(2)));
+        assert_eq!(row.entry[INHERITED_TOOLS], json!(["read"]), "it may use no more than who started it");
         assert_eq!(row.label.as_deref(), Some("lambs"));
     }
 
@@ -539,7 +545,8 @@ mod tests {
         let mut stage = stage(json!({}));
         let judged =
             Decided { request: ActionRequest::default(), decision: Decision::failed(), preview: String::new() };
-        let ordered = Ordered { order: Order::Spawn(Box::new(task("sheep"))), key: "1".to_owned(), judged };
+        let order = Order::Spawn(Box::new(task("sheep")));
+        let ordered = Ordered { order, key: "1".to_owned(), judged, tools: None };
         let config = std::sync::Arc::clone(&stage.core.config);
         let main = SessionKey::stored(MAIN.to_owned());
         let error = stage.database.write(|db| carry_out(db, &config, &main, &ordered, 5)).unwrap_err();

@@ -38,7 +38,7 @@ use crate::agent::run::{Ask, RunEnd, RunEvent};
 use crate::agent::talk::ToolSpec;
 use crate::config::load::{LoadInputs, Loaded};
 use crate::config::settings::scheduling::{Mode, Wishes};
-use crate::intake::Message;
+use crate::intake::{Message, Source};
 use crate::protocol::ConnId;
 use crate::protocol::error::RpcError;
 use crate::protocol::frame::Json;
@@ -407,7 +407,9 @@ fn limits(config: &Loaded) -> Limits {
 /// A message as the scheduler sees it.
 fn item(config: &Loaded, inbox_id: i64, message: &Message, session: Wishes) -> Item {
     let own = Wishes { mode: message.wish.queue_mode.as_deref().and_then(Mode::parse), ..Wishes::default() };
-    let is_plain = message.command.is_none() && message.wish.is_plain();
+    // What people may have done is their own: with rules for some of them, nobody's words join another one's run.
+    let is_own = message.source == Source::Hook && config.settings.tells_senders_apart();
+    let is_plain = message.command.is_none() && message.wish.is_plain() && !is_own;
     Item {
         id: inbox_id,
         run_id: message.run_id.clone(),
@@ -647,5 +649,7 @@ fn ask(message: &Message) -> Ask {
         timeout: wish.timeout_ms.map(Duration::from_millis),
         params: wish.params.clone(),
         client_tools: wish.tools.iter().map(tool).collect(),
+        // A webhook's signature vouches for whom it names; a client is whoever it says.
+        sender: message.sender.clone().filter(|_| message.source == Source::Hook),
     }
 }

@@ -182,7 +182,8 @@ impl Policy {
         let profiled = [&own_provider, &global_provider].into_iter().flatten();
         if let Some((key, scope, profile)) = profiled.filter_map(|(key, s)| Some((key, s, s.profile?))).next() {
             // Upstream takes the agent's list for its provider, else everybody's, whichever profile it is.
-            let also = own_provider.as_ref().or(global_provider.as_ref()).and_then(|(_, s)| s.lists.also_allow.as_ref());
+            let also =
+                own_provider.as_ref().or(global_provider.as_ref()).and_then(|(_, s)| s.lists.also_allow.as_ref());
             let also = also.or(scope.lists.also_allow.as_ref());
             add(Stage::of_profile("provider profile", format!("{key}.profile"), profile, also));
         }
@@ -378,12 +379,7 @@ struct Stage {
 }
 
 impl Stage {
-    fn of_profile(
-        name: &'static str,
-        key: String,
-        profile: Profile,
-        also: Option<&Vec<String>>,
-    ) -> Option<Stage> {
+    fn of_profile(name: &'static str, key: String, profile: Profile, also: Option<&Vec<String>>) -> Option<Stage> {
         // The whole of everything restricts nothing, and nobody need hear of it.
         (profile != Profile::Full).then(|| Stage {
             name,

@@ -164,9 +164,8 @@ mod tests {
 
     #[test]
     fn profiles_are_upstreams() {
-        let members = |profile| {
-            PLACES.iter().map(|place| place.name).filter(|name| has(profile, name)).collect::<Vec<_>>()
-        };
+        let members =
+            |profile| PLACES.iter().map(|place| place.name).filter(|name| has(profile, name)).collect::<Vec<_>>();
         assert_eq!(members(Profile::Minimal), ["session_status"]);
         assert_eq!(members(Profile::Full).len(), PLACES.len());
         let coding = members(Profile::Coding);

@@ -203,7 +203,8 @@ fn groups_restrict_who_speaks_in_them() {
     check(config.clone(), &who(), &["exec"], &[]);
     check(config.clone(), &within("agent:main:telegram:direct:7"), &["exec"], &[]);
     // Who starts a run elsewhere does not get out of the group by it.
-    let child = Who { spawned_by: Some("agent:main:telegram:group:-100".to_owned()), ..within("agent:main:subagent:x") };
+    let child =
+        Who { spawned_by: Some("agent:main:telegram:group:-100".to_owned()), ..within("agent:main:subagent:x") };
     check(config, &child, &["read"], &[("exec", "group", "groups[-100]")]);
 }
 
@@ -306,9 +307,7 @@ fn what_cannot_be_read_is_no_policy() {
 fn every_stage_can_be_asked() {
     let config = json!({ "tools": { "profile": "coding", "allow": ["group:fs"], "deny": ["edit"] } });
     let policy = policy_of(&config, &who());
-    let steps = |tool: &str| {
-        policy.steps(tool).into_iter().map(|step| (step.stage, step.passes)).collect::<Vec<_>>()
-    };
+    let steps = |tool: &str| policy.steps(tool).into_iter().map(|step| (step.stage, step.passes)).collect::<Vec<_>>();
     assert_eq!(steps("read"), [("profile", true), ("global", true)]);
     assert_eq!(steps("edit"), [("profile", true), ("global", false)]);
     assert_eq!(steps("exec"), [("profile", true), ("global", false)]);
