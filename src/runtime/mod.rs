@@ -11,6 +11,7 @@ pub mod logging;
 pub mod memory;
 pub mod metrics;
 pub mod notify;
+pub mod outbound;
 pub mod pool;
 pub mod qr;
 pub mod random;

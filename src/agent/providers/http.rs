@@ -8,10 +8,11 @@ use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::unversioned::transport::Connector as _;
 
 use super::format::{Flow, Reader};
-use super::socket::{self, Dial, NoResolver, Tls, Trouble, Waited};
 use super::sse;
 use super::trouble::{self, failure};
 use crate::agent::talk::{Failure, FailureKind, Piece};
+use crate::runtime::outbound::address::Reach;
+use crate::runtime::outbound::socket::{self, Dial, NoResolver, Tls, Trouble, Waited};
 use crate::runtime::stop::Stop;
 
 /// Longest from asking to the end of the answer, however steadily it comes.
@@ -112,7 +113,7 @@ impl Client {
     pub fn ask(&self, post: &Post<'_>, reader: &mut Reader, tell: &mut dyn FnMut(Piece<'_>)) -> Result<(), Failure> {
         let deadline = Instant::now() + ANSWER_TIME_MAX;
         let (mut sent, mut waited) =
-            socket::waiting(post.stop, post.idle, deadline, || self.send_and_read(post, reader, tell));
+            socket::waiting(post.stop, Reach::Anywhere, post.idle, deadline, || self.send_and_read(post, reader, tell));
         // A provider may close a kept connection just when it is used again. Nothing was answered then, so nothing is
         // asked twice; the next connection is new, because the kept ones of that provider are as old.
         let mut tries_left = KEPT_PER_PROVIDER_MAX;
@@ -122,7 +123,9 @@ impl Client {
             && tries_left > 0
         {
             tries_left -= 1;
-            (sent, waited) = socket::waiting(post.stop, post.idle, deadline, || self.send_and_read(post, reader, tell));
+            (sent, waited) = socket::waiting(post.stop, Reach::Anywhere, post.idle, deadline, || {
+                self.send_and_read(post, reader, tell)
+            });
         }
         sent.map_err(|ended| ended.into_failure(waited))
     }
@@ -133,7 +136,7 @@ impl Client {
     /// Whatever goes wrong on the way or in the answer.
     pub fn get(&self, get: &Get<'_>) -> Result<Value, Failure> {
         let deadline = Instant::now() + get.time_max;
-        let (fetched, waited) = socket::waiting(get.stop, get.time_max, deadline, || self.fetch(get));
+        let (fetched, waited) = socket::waiting(get.stop, Reach::Anywhere, get.time_max, deadline, || self.fetch(get));
         fetched.map_err(|ended| ended.into_failure(waited))
     }
 
@@ -287,6 +290,7 @@ impl Ended {
                 FailureKind::Timeout,
                 format!("took longer than {} minutes to answer", ANSWER_TIME_MAX.as_secs() / 60),
             ),
+            Some(Trouble::Forbidden) => failure(FailureKind::Unavailable, "its address may not be reached"),
             Some(Trouble::Unreachable(why)) => failure(FailureKind::Unavailable, format!("cannot be reached: {why}")),
             None => of_transport(error, has_begun),
         }

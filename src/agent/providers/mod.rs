@@ -20,7 +20,6 @@ pub mod http;
 pub mod ollama;
 pub mod openai_chat;
 pub mod openai_responses;
-pub mod socket;
 pub mod sse;
 pub mod table;
 pub mod trouble;

@@ -44,7 +44,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("tiny_http", &["net"]),
     ("signal_hook", &["net"]),
     ("tungstenite", &["net", "cli"]),
-    ("ureq", &["agent"]),
+    ("ureq", &["runtime", "agent"]),
     ("rusqlite", &["store"]),
     ("toml_edit", &["config"]),
     ("lexopt", &["cli"]),

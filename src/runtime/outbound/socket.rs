@@ -1,5 +1,6 @@
-//! Sockets to providers, for `ureq`: they end at once when their run is stopped, and keep the times of the request they
-//! carry, whichever that is, because a kept connection serves one request after the other.
+//! Sockets to other hosts, for `ureq`: they end at once when their run is stopped, and keep the times of the request
+//! they carry, whichever that is, because a kept connection serves one request after the other. They lead only where
+//! that request may go: every address is looked at when it is connected to, not when its name was read.
 //!
 //! What a socket needs to know of the request it carries lies beside the thread that makes it ([`waiting`]): `ureq` hands
 //! nothing of ours down to its transports, and a request never leaves its thread.
@@ -18,10 +19,11 @@ use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, RustlsConnector, Transport,
 };
 
+use super::address::Reach;
 use crate::runtime::stop::Stop;
 use crate::runtime::threads;
 
-/// Longest for finding a provider's address and connecting to it.
+/// Longest for finding a host's address and connecting to it.
 pub const CONNECT_TIME_MAX: Duration = Duration::from_secs(6);
 /// Longest for the TLS handshake after that.
 pub const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(6);
@@ -39,6 +41,8 @@ pub enum Trouble {
     TooLong,
     /// There is no connection to be had.
     Unreachable(String),
+    /// The host has an address that this request may not go to.
+    Forbidden,
 }
 
 /// What the sockets of one request go by.
@@ -46,6 +50,7 @@ struct Wait {
     /// Tells requests apart.
     id: u64,
     stop: Stop,
+    reach: Reach,
     idle: Duration,
     deadline: Instant,
     handshake: Option<Instant>,
@@ -67,8 +72,15 @@ pub struct Waited {
     pub is_reused: bool,
 }
 
-/// Runs one request, whose sockets end when `stop` says so, when no byte comes for `idle`, or at `deadline`.
-pub fn waiting<T>(stop: &Stop, idle: Duration, deadline: Instant, request: impl FnOnce() -> T) -> (T, Waited) {
+/// Runs one request, whose sockets lead no further than `reach`, and end when `stop` says so, when no byte comes for
+/// `idle`, or at `deadline`.
+pub fn waiting<T>(
+    stop: &Stop,
+    reach: Reach,
+    idle: Duration,
+    deadline: Instant,
+    request: impl FnOnce() -> T,
+) -> (T, Waited) {
     /// Takes the request's times away again, whatever happens to it.
     struct Forget<'a>(&'a Stop);
     impl Drop for Forget<'_> {
@@ -81,7 +93,7 @@ pub fn waiting<T>(stop: &Stop, idle: Duration, deadline: Instant, request: impl 
         *last += 1;
         *last
     });
-    let wait = Wait { id, stop: stop.clone(), idle, deadline, handshake: None, trouble: None, is_reused: false };
+    let wait = Wait { id, stop: stop.clone(), reach, idle, deadline, handshake: None, trouble: None, is_reused: false };
     WAIT.with_borrow_mut(|slot| *slot = Some(wait));
     let forget = Forget(stop);
     let result = request();
@@ -109,6 +121,7 @@ fn give_up(trouble: Trouble) -> Error {
         Trouble::Stopped => io::ErrorKind::ConnectionAborted,
         Trouble::Silent(_) | Trouble::TooLong => io::ErrorKind::TimedOut,
         Trouble::Unreachable(_) => io::ErrorKind::NotConnected,
+        Trouble::Forbidden => io::ErrorKind::PermissionDenied,
     };
     with_wait(|wait| {
         wait.trouble.get_or_insert(trouble);
@@ -147,9 +160,13 @@ impl Connector for Dial {
 
 /// Connects to a host, in a thread of its own where that may take a while.
 fn dial(host: &str, port: u16) -> Result<TcpStream, Error> {
+    let reach = with_wait(|wait| wait.reach).ok_or_else(|| give_up(Trouble::Stopped))?;
     if let Ok(ip) = host.parse::<std::net::IpAddr>()
         && ip.is_loopback()
     {
+        if !reach.admits(ip) {
+            return Err(give_up(Trouble::Forbidden));
+        }
         let found = TcpStream::connect_timeout(&SocketAddr::new(ip, port), CONNECT_TIME_MAX);
         return found.map_err(|error| give_up(Trouble::Unreachable(error.to_string())));
     }
@@ -157,7 +174,7 @@ fn dial(host: &str, port: u16) -> Result<TcpStream, Error> {
     let host = host.to_owned();
     let thread = threads::spawn("dial", threads::STACK_BYTES, move || {
         // Whoever asked may have been stopped: then nobody takes it, and it is closed.
-        let _ = sender.send(find_and_connect(&host, port));
+        let _ = sender.send(find_and_connect(&host, port, reach));
     });
     if let Err(error) = thread {
         return Err(give_up(Trouble::Unreachable(error.to_string())));
@@ -166,7 +183,7 @@ fn dial(host: &str, port: u16) -> Result<TcpStream, Error> {
     loop {
         match receiver.recv_timeout(STOP_LOOK) {
             Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(why)) => return Err(give_up(Trouble::Unreachable(why))),
+            Ok(Err(trouble)) => return Err(give_up(trouble)),
             Err(RecvTimeoutError::Disconnected) => return Err(give_up(Trouble::Unreachable("it failed".to_owned()))),
             Err(RecvTimeoutError::Timeout) => {}
         }
@@ -181,12 +198,17 @@ fn dial(host: &str, port: u16) -> Result<TcpStream, Error> {
     }
 }
 
-fn find_and_connect(host: &str, port: u16) -> Result<TcpStream, String> {
+fn find_and_connect(host: &str, port: u16, reach: Reach) -> Result<TcpStream, Trouble> {
     /// Most addresses of one host that are tried.
     const ADDRESSES_MAX: usize = 8;
     let until = Instant::now() + CONNECT_TIME_MAX;
-    let found = (host, port).to_socket_addrs().map_err(|_| "its address is not known".to_owned())?;
+    let found = (host, port).to_socket_addrs();
+    let found = found.map_err(|_| Trouble::Unreachable("its address is not known".to_owned()))?;
     let addresses: Vec<SocketAddr> = found.take(ADDRESSES_MAX).collect();
+    // One that is not admitted condemns them all: a name that means a neighbour too is no name of a stranger.
+    if addresses.iter().any(|address| !reach.admits(address.ip())) {
+        return Err(Trouble::Forbidden);
+    }
     let mut why = "it has no address".to_owned();
     for (idx, address) in addresses.iter().enumerate() {
         // The last one gets what is left, each before it half of that: one that is dead must not cost the others theirs.
@@ -200,10 +222,10 @@ fn find_and_connect(host: &str, port: u16) -> Result<TcpStream, String> {
             Err(error) => why = error.to_string(),
         }
     }
-    Err(why)
+    Err(Trouble::Unreachable(why))
 }
 
-/// A connection to a provider.
+/// A connection to a host.
 #[derive(Debug)]
 pub struct Socket {
     stream: TcpStream,
@@ -220,6 +242,11 @@ impl Socket {
         let left = with_wait(|wait| {
             if self.request != wait.id {
                 wait.is_reused |= self.request != 0;
+                // Who kept it open may have been allowed more.
+                let peer = self.stream.peer_addr().map_err(|error| Trouble::Unreachable(error.to_string()))?;
+                if !wait.reach.admits(peer.ip()) {
+                    return Err(Trouble::Forbidden);
+                }
                 self.request = wait.id;
                 wait.stop.waits_on(self.stream.try_clone().map_err(|error| Trouble::Unreachable(error.to_string()))?);
             }
