@@ -168,7 +168,9 @@ pub fn weigh(
     policy: &Policy,
     call: &ToolCall,
 ) -> Result<Weighed, Refusal> {
+    let is_offered = |tool: &&tools::Tool| (tool.is_offered)(&input.config.settings);
     let tool = tools::find(&call.name)
+        .filter(is_offered)
         .ok_or_else(|| Refusal::new(Code::UnsupportedTool, format!("Tool {} not found", call.name)))?;
     let verdict = policy.verdict(tool.name);
     if !verdict.allowed {

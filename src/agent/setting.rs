@@ -103,8 +103,8 @@ impl Setting {
         let first = chain.first();
         let zone = context::zone(runs);
         let policy = policy(config, key, ask.sender.as_deref(), &session, first);
-        // What it may not use it is not told of.
-        let is_here = |tool: &&Tool| policy.allows(tool.name);
+        // What it may not use, or what can do nothing as configured, it is not told of.
+        let is_here = |tool: &&Tool| (tool.is_offered)(settings) && policy.allows(tool.name);
         let own_tools = TOOLS.iter().filter(is_here).map(|tool| ToolSpec {
             name: tool.name.to_owned(),
             description: tool.description.to_owned(),

@@ -17,6 +17,7 @@ pub mod read;
 pub mod session_status;
 pub mod sessions_spawn;
 pub mod subagents;
+pub mod web;
 pub mod workspace;
 
 use std::path::Path;
@@ -24,6 +25,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::config::load::Loaded;
+use crate::config::settings::Settings;
 use crate::defender::request::ActionRequest;
 use crate::defender::rules::Rules;
 use crate::protocol::params::{self, Params};
@@ -42,6 +44,8 @@ pub struct Tool {
     pub parameters: fn() -> Value,
     /// What doing it twice would do.
     pub effect: Effect,
+    /// Whether it can do anything as configured: what cannot is offered to nobody.
+    pub is_offered: fn(&Settings) -> bool,
     prepare: fn(&Value) -> Result<Box<dyn Prepared>, ToolError>,
 }
 
@@ -84,7 +88,8 @@ pub trait Prepared {
 }
 
 /// Every tool, in the order models are told of them.
-pub static TOOLS: &[Tool] = &[read::TOOL, session_status::TOOL, sessions_spawn::TOOL, subagents::TOOL];
+pub static TOOLS: &[Tool] =
+    &[read::TOOL, session_status::TOOL, sessions_spawn::TOOL, subagents::TOOL, web::fetch::TOOL, web::search::TOOL];
 
 /// The tool that starts a run of its own.
 pub const SPAWN: &str = "sessions_spawn";

@@ -26,6 +26,7 @@ pub(super) const TOOL: Tool = Tool {
     summary: "Read a file of the workspace",
     parameters,
     effect: Effect::None,
+    is_offered: |_| true,
     prepare,
 };
 

@@ -13,6 +13,7 @@ pub(super) const TOOL: Tool = Tool {
     summary: "Show time, model, tokens and settings of this conversation",
     parameters,
     effect: Effect::None,
+    is_offered: |_| true,
     prepare,
 };
 

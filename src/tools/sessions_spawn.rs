@@ -23,6 +23,7 @@ pub(super) const TOOL: Tool = Tool {
     summary: "Have a task done in the background; its result is told here",
     parameters,
     effect: Effect::Keyed,
+    is_offered: |_| true,
     prepare,
 };
 

@@ -14,6 +14,7 @@ pub(super) const TOOL: Tool = Tool {
     summary: "List, stop or direct tasks in the background",
     parameters,
     effect: Effect::Keyed,
+    is_offered: |_| true,
     prepare,
 };
 

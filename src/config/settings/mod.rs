@@ -14,6 +14,7 @@ pub mod scheduling;
 pub mod secrets;
 pub mod security;
 pub mod tools;
+pub mod web;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -44,6 +45,7 @@ pub struct Settings {
     pub secrets: secrets::Secrets,
     pub tools: tools::Tools,
     pub ui: agents::Ui,
+    pub web: web::Web,
 }
 
 /// Settings and what the user should know about where they came from.
@@ -95,6 +97,7 @@ fn build_and_trace(
         secrets: secrets::Secrets::read(&root.at("secrets")),
         tools: tools::Tools::read(&root),
         ui: agents::Ui::read(&root.at("ui")),
+        web: web::Web::read(&root.at("tools.web")),
     };
     issues.extend(cx.issues.take());
     rules::check(&settings, &mut issues);
