@@ -30,6 +30,8 @@ mod bad_input;
 mod durability;
 // Turns with a model, as clients see them.
 mod turns;
+// Tools that look at the web.
+mod web;
 // Pictures and files that come with messages.
 mod attachments;
 // What the defender decides about messages and tool calls.

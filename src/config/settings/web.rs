@@ -41,9 +41,9 @@ pub struct Search {
     pub provider: Option<Service>,
     pub results_max: usize,
     pub timeout: Duration,
-    pub brave: Account,
-    pub perplexity: Account,
-    pub grok: Account,
+    brave: Account,
+    perplexity: Account,
+    grok: Account,
     /// Whether Grok's marks for its sources stay in the text.
     pub keeps_citations: bool,
 }

@@ -265,12 +265,13 @@ mod tests {
     use std::thread;
 
     use super::*;
+    use crate::runtime::threads;
 
     /// Answers one request after the other, each with what is named for its path; gives its port, and what it was sent.
     fn server(pages: &'static [(&'static str, &'static str)]) -> (u16, thread::JoinHandle<Vec<String>>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let served = thread::spawn(move || {
+        let served = threads::spawn("site", threads::STACK_BYTES, move || {
             let mut heads = Vec::new();
             while let Ok((stream, _)) = listener.accept() {
                 let mut reader = BufReader::new(stream.try_clone().unwrap());
@@ -285,7 +286,8 @@ mod tests {
                 let _ = (&stream).write_all(page.replace("PORT", &port.to_string()).as_bytes());
             }
             heads
-        });
+        })
+        .unwrap();
         (port, served)
     }
 
