@@ -116,20 +116,32 @@ pub trait Params: Sized {
 /// # Errors
 /// `INVALID_REQUEST` `invalid METHOD params: …`.
 pub fn decode<P: Params>(method: &str, raw: Option<&str>, protocol: Protocol) -> Result<P, RpcError> {
-    let refuse = |text: &str| RpcError::invalid(format!("invalid {method} params: {text}"));
-    let value: Value = match raw {
-        None => Value::Object(Map::new()),
-        Some(text) => match serde_json::from_str(text) {
-            Ok(Value::Null) => Value::Object(Map::new()),
-            Ok(value) => value,
-            Err(_) => return Err(refuse("must be object")),
-        },
-    };
-    let Value::Object(object) = value else { return Err(refuse("must be object")) };
+    let object = object(method, raw)?;
     let mut issues = Issues::new(protocol);
     match P::read_fields(&object, "", &mut issues) {
         Some(params) if issues.is_empty() => Ok(params),
-        _ => Err(issues.refusal.take().unwrap_or_else(|| refuse(&issues.text()))),
+        _ => Err(issues.refusal(method)),
+    }
+}
+
+// What is the same for all types stands apart from what is compiled for each.
+#[inline(never)]
+fn object(method: &str, raw: Option<&str>) -> Result<Map<String, Value>, RpcError> {
+    match raw.map(serde_json::from_str) {
+        None | Some(Ok(Value::Null)) => Ok(Map::new()),
+        Some(Ok(Value::Object(object))) => Ok(object),
+        Some(Ok(_) | Err(_)) => Err(refused(method, "must be object")),
+    }
+}
+
+fn refused(method: &str, text: &str) -> RpcError {
+    RpcError::invalid(format!("invalid {method} params: {text}"))
+}
+
+impl Issues {
+    #[inline(never)]
+    fn refusal(mut self, method: &str) -> RpcError {
+        self.refusal.take().unwrap_or_else(|| refused(method, &self.text()))
     }
 }
 
@@ -161,12 +173,7 @@ pub struct NonEmpty(pub String);
 
 impl Param for NonEmpty {
     fn read(value: &Value, path: &str, issues: &mut Issues) -> Option<Self> {
-        let text = String::read(value, path, issues)?;
-        if text.is_empty() {
-            issues.wrong(path, format!("must {} have fewer than 1 characters", not(issues.protocol)));
-            return None;
-        }
-        Some(NonEmpty(text))
+        text(value, path, issues, 1, usize::MAX).map(NonEmpty)
     }
 }
 
@@ -176,18 +183,21 @@ pub struct Text<const MIN: usize, const MAX: usize>(pub String);
 
 impl<const MIN: usize, const MAX: usize> Param for Text<MIN, MAX> {
     fn read(value: &Value, path: &str, issues: &mut Issues) -> Option<Self> {
-        let text = String::read(value, path, issues)?;
-        let n_chars = text.chars().count();
-        if n_chars < MIN {
-            issues.wrong(path, format!("must {} have fewer than {MIN} characters", not(issues.protocol)));
-            return None;
-        }
-        if n_chars > MAX {
-            issues.wrong(path, format!("must {} have more than {MAX} characters", not(issues.protocol)));
-            return None;
-        }
-        Some(Text(text))
+        text(value, path, issues, MIN, MAX).map(Text)
     }
+}
+
+#[inline(never)]
+fn text(value: &Value, path: &str, issues: &mut Issues, min: usize, max: usize) -> Option<String> {
+    let text = String::read(value, path, issues)?;
+    let n_chars = text.chars().count();
+    let (which, bound) = match () {
+        () if n_chars < min => ("fewer", min),
+        () if n_chars > max => ("more", max),
+        () => return Some(text),
+    };
+    issues.wrong(path, format!("must {} have {which} than {bound} characters", not(issues.protocol)));
+    None
 }
 
 fn not(protocol: Protocol) -> &'static str {
@@ -212,23 +222,22 @@ pub struct Int<const MIN: i64, const MAX: i64>(pub i64);
 
 impl<const MIN: i64, const MAX: i64> Param for Int<MIN, MAX> {
     fn read(value: &Value, path: &str, issues: &mut Issues) -> Option<Self> {
-        let whole = value
-            .as_i64()
-            .or_else(|| value.as_f64().filter(|f| f.fract() == 0.0 && f.abs() < 9.0e15).map(|f| f as i64));
-        let Some(number) = whole else {
-            issues.wrong(path, "must be integer");
-            return None;
-        };
-        if number < MIN {
-            issues.wrong(path, format!("must be >= {MIN}"));
-            return None;
-        }
-        if number > MAX {
-            issues.wrong(path, format!("must be <= {MAX}"));
-            return None;
-        }
-        Some(Int(number))
+        int(value, path, issues, MIN, MAX).map(Int)
     }
+}
+
+#[inline(never)]
+fn int(value: &Value, path: &str, issues: &mut Issues, min: i64, max: i64) -> Option<i64> {
+    let whole =
+        value.as_i64().or_else(|| value.as_f64().filter(|f| f.fract() == 0.0 && f.abs() < 9.0e15).map(|f| f as i64));
+    let why = match whole {
+        None => "must be integer".to_owned(),
+        Some(number) if number < min => format!("must be >= {min}"),
+        Some(number) if number > max => format!("must be <= {max}"),
+        Some(number) => return Some(number),
+    };
+    issues.wrong(path, why);
+    None
 }
 
 /// A whole number of at least 0.
@@ -381,15 +390,49 @@ pub fn camel(key: &str) -> String {
     out
 }
 
-/// Reads one field for [`params!`](crate::params).
+/// What [`params!`](crate::params) reads fields from: an object, where it stands, and what is wrong with it.
 #[doc(hidden)]
-pub fn field<T: Param>(object: &Map<String, Value>, path: &str, name: &str, issues: &mut Issues) -> Option<T> {
-    match find(object, name) {
-        Some(value) => T::read(value, &format!("{path}/{name}"), issues),
-        None => T::absent_on(issues.protocol()).or_else(|| {
-            issues.missing(path, name);
-            None
-        }),
+#[derive(Debug)]
+pub struct Fields<'a> {
+    object: &'a Map<String, Value>,
+    path: &'a str,
+    issues: &'a mut Issues,
+}
+
+impl<'a> Fields<'a> {
+    /// The fields of an object; those that are neither one of both protocols nor, on protocol 4, one of its own are noted.
+    pub fn of(
+        object: &'a Map<String, Value>,
+        path: &'a str,
+        issues: &'a mut Issues,
+        common: &[&str],
+        only4: &[&str],
+    ) -> Fields<'a> {
+        look_for_unknown(object, path, issues, common, only4);
+        Fields { object, path, issues }
+    }
+
+    /// Reads one.
+    #[inline(never)]
+    pub fn read<T: Param>(&mut self, name: &str) -> Option<T> {
+        match find(self.object, name) {
+            Some(value) => T::read(value, &self.path_of(name), self.issues),
+            None => T::absent_on(self.issues.protocol).or_else(|| {
+                self.issues.missing(self.path, name);
+                None
+            }),
+        }
+    }
+
+    /// Reads one of protocol 4; protocol 3 has none.
+    #[inline(never)]
+    pub fn read4<T: Param>(&mut self, name: &str) -> Option<T> {
+        if self.issues.protocol == Protocol::V4 { self.read(name) } else { T::absent() }
+    }
+
+    #[inline(never)]
+    fn path_of(&self, name: &str) -> String {
+        format!("{}/{name}", self.path)
     }
 }
 
@@ -419,18 +462,19 @@ macro_rules! params {
                 path: &str,
                 issues: &mut $crate::protocol::params::Issues,
             ) -> Option<Self> {
-                #[allow(unused_imports, reason = "a type without fields needs none of it, and its expansion is no place to know")]
-                use $crate::protocol::params as p;
-                let newest = issues.protocol() == $crate::protocol::version::Protocol::V4;
-                p::look_for_unknown(object, path, issues, &[$($wire),*], &[$($($wire4),*)?]);
-                let _ = &newest;
-                $( let $field = p::field::<$type>(object, path, $wire, issues); )*
-                $( $( let $field4 = if newest {
-                    p::field::<$type4>(object, path, $wire4, issues)
-                } else {
-                    <$type4 as p::Param>::absent()
-                }; )* )?
-                Some($name { $( $field: $field?, )* $( $( $field4: $field4?, )* )? })
+                #[allow(unused_mut, unused_variables, reason = "of a type without fields none is read")]
+                let mut fields = $crate::protocol::params::Fields::of(
+                    object, path, issues, &[$($wire),*], &[$($($wire4),*)?],
+                );
+                // All of them are read, so that everything that is wrong is said; and taken together, for the same in
+                // steps would be compiled into as many ways out as there are fields.
+                match ( $( fields.read::<$type>($wire), )* $( $( fields.read4::<$type4>($wire4), )* )? ) {
+                    ( $( Some($field), )* $( $( Some($field4), )* )? ) => {
+                        Some($name { $( $field, )* $( $( $field4, )* )? })
+                    }
+                    #[allow(unreachable_patterns, reason = "a type without fields is always read")]
+                    _ => None,
+                }
             }
         }
 
