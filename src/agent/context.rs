@@ -9,6 +9,7 @@ use std::path::Path;
 use jiff::tz::TimeZone;
 
 use crate::config::settings::agents::Runs;
+use crate::runtime::clock::Shown;
 use crate::runtime::host;
 use crate::tools::workspace::Workspace;
 
@@ -146,13 +147,13 @@ pub fn system_prompt(scene: &Scene<'_>) -> System {
     if let Some(extra) = scene.extra.map(str::trim).filter(|extra| !extra.is_empty()) {
         section(&mut out, "Instructions for this conversation", &[extra]);
     }
-    let date = jiff::Timestamp::from_millisecond(scene.now_ms).unwrap_or_default().to_zoned(scene.zone.clone());
+    let today = Shown::of(scene.now_ms, scene.zone).map_or_else(String::new, |now| format!("{}, {}", now.weekday(), now.date()));
     let zone = scene.zone.iana_name().unwrap_or("UTC");
     section(
         &mut out,
         "Now",
         &[
-            &format!("Today is {} ({zone}).", date.strftime("%A, %Y-%m-%d")),
+            &format!("Today is {today} ({zone})."),
             &format!("Conversation: {} ({}).", one_line(scene.session_key), scene.kind),
             &runtime(scene),
         ],

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::conversation::{Conversation, Item, Step, Told, User, text_tokens};
 use super::talk::{Part, Said, ToolCall, ToolResult};
+use crate::runtime::clock::Shown;
 use crate::sessions::media::{self, Media};
 use crate::sessions::transcript;
 use crate::store::StoreError;
@@ -284,8 +285,8 @@ fn sender_name(sender: &Value) -> Option<String> {
 
 /// `Sun 2026-09-06 12:34 CEST`.
 pub(super) fn stamp(at_ms: i64, zone: &TimeZone) -> Option<String> {
-    let zoned = jiff::Timestamp::from_millisecond(at_ms).ok()?.to_zoned(zone.clone());
-    Some(zoned.strftime("%a %Y-%m-%d %H:%M %Z").to_string())
+    let shown = Shown::of(at_ms, zone)?;
+    Some(format!("{} {} {} {}", &shown.weekday()[..3], shown.date(), shown.time(), shown.zone))
 }
 
 /// `[… 2026-09-06 12:34 …`

@@ -13,6 +13,7 @@ use jiff::tz::TimeZone;
 use super::silence;
 use super::talk::{Message, Part, Prompt, Thinking};
 use crate::runtime::beneath::{self, Folder};
+use crate::runtime::clock::Shown;
 
 /// Longest entry, in characters; what a model writes beyond it is cut.
 pub const ENTRY_CHARS_MAX: usize = 4000;
@@ -48,10 +49,10 @@ pub enum Added {
 impl Place {
     /// Of a transcript that was summarised so often, at this moment. `None`: the clock says nothing that is a day.
     pub fn of(session_id: &str, compactions: u64, now_ms: i64, zone: &TimeZone) -> Option<Place> {
-        let zoned = jiff::Timestamp::from_millisecond(now_ms).ok()?.to_zoned(zone.clone());
+        let shown = Shown::of(now_ms, zone)?;
         Some(Place {
-            name: format!("{}.md", zoned.strftime("%Y-%m-%d")),
-            when: zoned.strftime("%H:%M").to_string(),
+            name: format!("{}.md", shown.date()),
+            when: shown.time(),
             mark: format!("<!-- memory of {session_id} before summary {} -->", compactions + 1),
         })
     }

@@ -13,7 +13,9 @@
 
 use std::sync::OnceLock;
 
-use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
+use aho_corasick::automaton::Automaton as _;
+use aho_corasick::nfa::contiguous::NFA;
+use aho_corasick::{Input, MatchKind};
 use regex::bytes::{Regex, RegexBuilder};
 use regex_syntax::hir::{Class, Hir, HirKind};
 
@@ -88,7 +90,7 @@ struct Pattern {
 #[derive(Debug)]
 struct Gates {
     /// `None` when no expression has a gate.
-    automaton: Option<AhoCorasick>,
+    automaton: Option<NFA>,
     /// For each literal of the automaton: the expression it opens, and whether the literal is all of that expression.
     doors: Vec<(usize, bool)>,
     always: Vec<usize>,
@@ -192,7 +194,8 @@ impl PatternSet {
         }
         let Some(automaton) = &gates.automaton else { return state };
         for view in views.iter().filter(|view| view.gated) {
-            for found in automaton.find_overlapping_iter(view.text) {
+            let found = automaton.try_find_overlapping_iter(Input::new(view.text));
+            for found in found.expect("it is of the standard kind, and searches from anywhere") {
                 let (index, whole) = gates.doors[found.pattern().as_usize()];
                 if whole && found.end() > view.counts_after {
                     state[index] = Gate::Matched;
@@ -220,10 +223,9 @@ impl PatternSet {
             }
             // The contiguous form is a tenth of a full table's size, and fast enough: one pass at 300 MB/s or better.
             let automaton = (!literals.is_empty()).then(|| {
-                AhoCorasick::builder()
+                NFA::builder()
                     .ascii_case_insensitive(true)
                     .match_kind(MatchKind::Standard)
-                    .kind(Some(AhoCorasickKind::ContiguousNFA))
                     .build(&literals)
                     .expect("at most PATTERNS_MAX times GATE_LITERALS_MAX short literals fit")
             });

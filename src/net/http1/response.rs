@@ -1,7 +1,10 @@
 //! Writing answers.
 
+use jiff::tz::TimeZone;
+
 use super::AcceptKey;
 use crate::gateway::http::HttpResponse;
+use crate::runtime::clock::Shown;
 
 /// Leave to send a body (RFC 9110, 10.1.1).
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -85,10 +88,9 @@ fn is_value(value: &str) -> bool {
     value.bytes().all(|b| b == b'\t' || (b >= 0x20 && b != 0x7f))
 }
 
-/// `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110, 5.6.7).
 fn http_date(wall_ms: i64) -> String {
-    let time = jiff::Timestamp::from_millisecond(wall_ms).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
-    time.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
+    let shown = Shown::of(wall_ms, &TimeZone::UTC).or_else(|| Shown::of(0, &TimeZone::UTC));
+    shown.map_or_else(String::new, |shown| shown.http())
 }
 
 /// The phrase that goes with a status (RFC 9110, 15); nobody reads it, the grammar wants it.

@@ -146,8 +146,8 @@ impl Days {
             Asked::All => (self.date(0), today),
             Asked::Last(n_days) => {
                 let n_days = n_days.clamp(1, DAYS_MAX);
-                let back = jiff::Span::new().days(n_days - 1);
-                (today.checked_sub(back).map_err(|_| Problem::NoSuchDay)?, today)
+                let back = jiff::Span::new().try_days(n_days - 1).and_then(|back| today.checked_sub(back));
+                (back.map_err(|_| Problem::NoSuchDay)?, today)
             }
         };
         if first > last {
