@@ -8,8 +8,9 @@ mod effects;
 
 pub use effects::{Effect, Ground};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use crate::protocol::json::json;
 use crate::protocol::scope::Scope;
 use crate::sessions::thinking;
 

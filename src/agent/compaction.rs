@@ -3,12 +3,11 @@
 //! The summary is recorded as a message of its own that says from which message on the transcript still counts. What it
 //! stands for stays where it is, to be read by people; [`super::history`] begins with the summary.
 
-use serde_json::json;
-
 use super::conversation::{BYTES_PER_TOKEN, Conversation, Item, Step};
 use super::history::COMPACTION;
 use super::run::Record;
 use super::talk::{Message, Part, Prompt, Said, Thinking};
+use crate::protocol::json::json;
 
 /// Tokens of the newest part that stay as they were said, unless that is more than half of what the model reads.
 pub const KEEP_TOKENS: u64 = 20_000;

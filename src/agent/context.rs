@@ -147,7 +147,8 @@ pub fn system_prompt(scene: &Scene<'_>) -> System {
     if let Some(extra) = scene.extra.map(str::trim).filter(|extra| !extra.is_empty()) {
         section(&mut out, "Instructions for this conversation", &[extra]);
     }
-    let today = Shown::of(scene.now_ms, scene.zone).map_or_else(String::new, |now| format!("{}, {}", now.weekday(), now.date()));
+    let today = Shown::of(scene.now_ms, scene.zone)
+        .map_or_else(String::new, |now| format!("{}, {}", now.weekday(), now.date()));
     let zone = scene.zone.iana_name().unwrap_or("UTC");
     section(
         &mut out,

@@ -12,10 +12,11 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::config::secret::{Secret, Source};
 use crate::config::settings::secrets::{Access, Place, Program, Secrets as Settings};
+use crate::protocol::json::json;
 use crate::runtime::threads;
 
 /// Largest secret that a file of its own may hold, in bytes.

@@ -3,12 +3,13 @@
 //!
 //! It is counted on what the next run would really send, in the words of upstream's clients.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::models::Models;
 use super::run::Ask;
 use super::setting::Setting;
 use crate::config::load::Loaded;
+use crate::protocol::json::json;
 use crate::protocol::session_key::SessionKey;
 use crate::store::sessions::SessionRow;
 use crate::tools::TOOLS;

@@ -6,7 +6,7 @@
 use std::io::{self, Read as _};
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::args::Args;
 use super::client::{Arrival, Client, ClientError, TIMEOUT_DEFAULT, Target};
@@ -16,6 +16,7 @@ use super::said::{Said, text_of};
 use super::term::Out;
 use super::{CliError, Outcome, gateway};
 use crate::net::signals::Interrupts;
+use crate::protocol::json::json;
 use crate::protocol::scope::Scope;
 use crate::runtime::random;
 

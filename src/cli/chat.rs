@@ -8,7 +8,7 @@ use std::io::{self, BufRead as _, IsTerminal as _};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, TryRecvError, bounded};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::agent::{CONNECT_BUT_TIMEOUT, SESSION_FLAGS, SILENCE_MAX, SLICE, connect, hint_for, session_named, silent};
 use super::args::Args;
@@ -19,6 +19,7 @@ use super::said::{Said, text_of};
 use super::term::{Out, Style};
 use super::{CliError, Exit, Outcome};
 use crate::net::signals::Interrupts;
+use crate::protocol::json::json;
 use crate::runtime::{random, threads};
 
 /// The row of `chat`.

@@ -12,7 +12,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use thiserror::Error;
 use tungstenite::protocol::WebSocketConfig;
 use tungstenite::protocol::frame::CloseFrame;
@@ -20,6 +20,7 @@ use tungstenite::{HandshakeError, Message, WebSocket};
 
 use crate::protocol::FRAME_BYTES_MAX;
 use crate::protocol::connect::{ClientId, ClientMode, Credentials};
+use crate::protocol::json::json;
 use crate::protocol::scope::Scope;
 use crate::protocol::version::Protocol;
 use crate::runtime::random;

@@ -6,7 +6,7 @@
 
 use std::io::{self, Read as _};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::args::Args;
 use super::commands::{HELP, OUTPUT, PLACE};
@@ -21,6 +21,7 @@ use crate::config::edit::{self, EditError, Method, Planned, Request};
 use crate::config::path::{KeyPath, Step};
 use crate::config::schema::{self, Reload, json_schema};
 use crate::config::{Issue, json5, load, redact, spelling};
+use crate::protocol::json::json;
 use crate::protocol::version::Protocol;
 use crate::runtime::clock;
 
@@ -252,7 +253,7 @@ fn key_path(written: &str) -> Result<KeyPath, CliError> {
 /// The path in the document's one spelling, aliases resolved: the way a document with only this key is spelled.
 fn canonical(path: &KeyPath) -> KeyPath {
     let nest = |inside: Value, step: &Step| match step {
-        Step::Key(key) => json!({ key.as_str(): inside }),
+        Step::Key(key) => json!({ (key.as_str()): inside }),
         Step::Index(_) => json!([inside]),
     };
     let spelled = spelling::canonical(&path.steps().iter().rev().fold(Value::Bool(true), nest)).value;

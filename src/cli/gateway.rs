@@ -1,6 +1,6 @@
 //! `gateway`: run it, look at it, call it.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::args::Args;
 use super::client::{Client, Target};
@@ -10,6 +10,7 @@ use super::health::span;
 use super::target;
 use super::term::{Out, Style};
 use super::{CliError, Outcome, call};
+use crate::protocol::json::json;
 use crate::protocol::scope::Scope;
 
 /// The row of `gateway`.

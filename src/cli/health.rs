@@ -1,7 +1,7 @@
 //! `health` and `status`: what a running gateway says of itself.
 
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::args::Args;
 use super::client::Client;
@@ -10,6 +10,7 @@ use super::flags::{Command, Example, FLAG, Flag};
 use super::table::{Cell, Table};
 use super::term::{Out, Style};
 use super::{CliError, Exit, Outcome, gateway};
+use crate::protocol::json::json;
 use crate::protocol::scope::Scope;
 use crate::runtime::clock;
 

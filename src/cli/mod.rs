@@ -49,7 +49,6 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use serde_json::json;
 use thiserror::Error;
 
 use client::ClientError;
@@ -60,6 +59,7 @@ use crate::config::ConfigError;
 use crate::config::edit::EditError;
 use crate::defender::rules::RuleError;
 use crate::net::NetError;
+use crate::protocol::json::json;
 use crate::store::StoreError;
 
 /// The version of the program, as `--version` and the handshake say it.

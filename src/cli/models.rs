@@ -5,7 +5,7 @@
 
 use std::io;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::args::{Args, BadValue, Given};
 use super::client::Client;
@@ -15,6 +15,7 @@ use super::table::{Cell, Table};
 use super::term::{Out, Style};
 use super::{CliError, Exit, Outcome, gateway};
 use crate::agent::providers::table as providers;
+use crate::protocol::json::json;
 use crate::protocol::scope::Scope;
 
 /// The row of `models`.
@@ -478,7 +479,7 @@ fn alias_add(args: &Args, out: &mut Out) -> Result<Outcome, CliError> {
     }
     let (mut client, choice) = writer(args)?;
     let model = choice.resolve(args.models.model.as_deref().unwrap_or(""))?;
-    let mut models = json!({ model.as_str(): { "alias": alias } });
+    let mut models = json!({ (model.as_str()): { "alias": alias } });
     // One name means one model: who had it before loses it.
     for (_, other) in choice.aliases().filter(|(known, other)| known.eq_ignore_ascii_case(alias) && *other != model) {
         models[other] = json!({ "alias": null });

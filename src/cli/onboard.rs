@@ -8,7 +8,7 @@
 use std::io::{self, IsTerminal as _, Read as _};
 use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::args::Args;
 use super::commands::{HELP, OUTPUT, PLACE};
@@ -20,6 +20,7 @@ use crate::config::document::Document;
 use crate::config::edit::{Method, Request};
 use crate::config::load::{self, LoadInputs};
 use crate::config::secret::Secret;
+use crate::protocol::json::json;
 use crate::protocol::version::Protocol;
 
 pub mod ask;

@@ -8,8 +8,6 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use serde_json::json;
-
 use super::args::Args;
 use super::target::AddressNote;
 use super::term::Out;
@@ -27,6 +25,7 @@ use crate::net::lanes::StoreLane;
 use crate::net::limits::Limits;
 use crate::net::signals::Signals;
 use crate::net::{ExitReason, NetError, Setup, Shell};
+use crate::protocol::json::json;
 use crate::runtime::allocator::AtHand;
 use crate::runtime::clock::Now;
 use crate::runtime::logging::{self, Logger};

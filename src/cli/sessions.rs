@@ -1,7 +1,7 @@
 //! `sessions`: the sessions a running gateway knows.
 
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::args::Args;
 use super::client::{Client, ClientError};
@@ -11,6 +11,7 @@ use super::health::age;
 use super::table::Table;
 use super::term::Out;
 use super::{CliError, Outcome, gateway};
+use crate::protocol::json::json;
 use crate::protocol::scope::Scope;
 use crate::runtime::clock;
 

@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::Issue;
 use super::changes::{self, Change};
@@ -24,6 +24,7 @@ use super::settings::Settings;
 use super::spelling;
 use super::validate;
 use crate::protocol::error::RpcError;
+use crate::protocol::json::json;
 use crate::protocol::version::Protocol;
 
 /// Which method.

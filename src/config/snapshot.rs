@@ -1,10 +1,11 @@
 //! The answer of `config.get`.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::document::Document;
 use super::edit::issues_json;
 use super::redact;
+use crate::protocol::json::json;
 use crate::protocol::version::Protocol;
 
 /// The payload, redacted, with the keys the protocol's clients know.

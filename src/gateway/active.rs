@@ -4,10 +4,11 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::effect::Origin;
 use super::table::{self, Run};
+use crate::protocol::json::json;
 
 /// Requests whose jobs have not reported, by method. Bounded by what the lanes take.
 #[derive(Debug, Default)]

@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use serde_json::json;
-
 use super::clients::Caller;
 use super::limiter;
 use crate::protocol::error::RpcError;
+use crate::protocol::json::json;
 use crate::protocol::version::Protocol;
 
 /// The built methods that change the gateway itself (protocol.md, section 16).

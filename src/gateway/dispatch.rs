@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use serde_json::json;
-
 use super::clients::Caller;
 use super::table::{self, Answer, Call, Method, Need, QueryCx, Run, StoreCx};
 
@@ -12,6 +10,7 @@ use crate::protocol::ConnId;
 use crate::protocol::close;
 use crate::protocol::error::{ErrorCode, RpcError};
 use crate::protocol::frame::{BadFrame, Json, read_request, response_error, response_ok};
+use crate::protocol::json::json;
 use crate::protocol::scope::{Role, Scope};
 use crate::protocol::version::Protocol;
 use crate::runtime::clock::Now;

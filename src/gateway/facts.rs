@@ -1,12 +1,13 @@
 //! What changed on disk, reported by jobs: the loop applies it to its own state and tells who listens.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::Gateway;
 use super::broadcast::{self, For};
 use super::stability::{Details, Kind};
 use crate::config::load::Loaded;
 use crate::protocol::frame::Json;
+use crate::protocol::json::json;
 use crate::protocol::session_key::SessionKey;
 use crate::runtime::clock::Now;
 use crate::runtime::stop::Why;

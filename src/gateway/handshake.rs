@@ -3,7 +3,7 @@
 //! The checks run in upstream's order, and nothing about secrets shows before they are due: frame, parameters, version,
 //! role, origin, then credentials (computed), device (missing, proof), credentials (decided), pairing, scopes.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::auth::{Refusal, check_shared};
 use super::broadcast::{self, For};
@@ -19,6 +19,7 @@ use crate::protocol::connect::{ClientId, ClientMode, ConnectParams, Credentials}
 use crate::protocol::device::{self, Device, NonceRule, ProofError};
 use crate::protocol::error::{ErrorCode, RpcError};
 use crate::protocol::frame::{BadFrame, Json, read_request, response_error, response_ok};
+use crate::protocol::json::json;
 use crate::protocol::scope::{Role, Scopes};
 use crate::protocol::version::Protocol;
 use crate::protocol::{ConnId, close, params};

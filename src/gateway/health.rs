@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::Gateway;
 use super::broadcast::{self, For};
 use super::stability::{Details, Kind};
 use crate::protocol::frame::{Json, StateVersion};
+use crate::protocol::json::json;
 use crate::protocol::version::Protocol;
 use crate::runtime::clock::Now;
 use crate::runtime::metrics::{DEFEND_DEPTH, QUERY_DEPTH, REPORT_DEPTH, STORE_DEPTH};

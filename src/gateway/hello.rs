@@ -2,7 +2,7 @@
 //!
 //! Both payloads are closed: protocol 3's forbids what protocol 4's requires, and the other way round.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::Gateway;
 use super::clients::Caller;
@@ -12,6 +12,7 @@ use crate::intake::uploads;
 use crate::protocol::connect::ClientId;
 use crate::protocol::error::RpcError;
 use crate::protocol::frame::Json;
+use crate::protocol::json::json;
 use crate::protocol::scope::{Role, Scope};
 use crate::protocol::version::Protocol;
 use crate::protocol::{BUFFERED_BYTES_MAX, FRAME_BYTES_MAX};

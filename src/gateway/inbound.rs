@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::broadcast::{self, For};
 use super::effect::{Done, Effect, Job, Lane, Origin, Work};
@@ -28,6 +28,7 @@ use crate::intake::uploads::Uploads;
 use crate::protocol::ConnId;
 use crate::protocol::error::RpcError;
 use crate::protocol::frame::Json;
+use crate::protocol::json::json;
 use crate::protocol::session_key::SessionKey;
 use crate::protocol::version::Protocol;
 use crate::runtime::clock::Now;

@@ -4,12 +4,13 @@
 //! credential, and is given a ticket that opens this one for a while. Tickets are signed, not kept.
 
 use ring::hmac;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::Gateway;
 use super::http::{HttpRequest, HttpResponse};
 use super::routes::{error_json, json_response, text};
 use crate::protocol::ConnId;
+use crate::protocol::json::json;
 use crate::protocol::scope::Scope;
 use crate::protocol::version::Protocol;
 use crate::runtime::clock::Now;

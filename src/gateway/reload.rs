@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
-
 use super::broadcast::{self, For};
 use super::effect::{Done, Effect, Job, Origin, Work};
 use super::{Fact, Gateway};
@@ -17,6 +15,7 @@ use crate::config::settings::gateway::ReloadMode;
 use crate::defender::rules::Rules;
 use crate::protocol::close;
 use crate::protocol::frame::Json;
+use crate::protocol::json::json;
 use crate::protocol::session_key::KeyRules;
 use crate::runtime::clock::Now;
 

@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::auth::{Refusal, check_shared};
 use super::clients::{Admission, Caller, Caps};
@@ -20,6 +20,7 @@ use crate::protocol::ConnId;
 use crate::protocol::connect::{ClientId, ClientMode, Credentials};
 use crate::protocol::error::{ErrorCode, RpcError};
 use crate::protocol::frame::{Json, write_error};
+use crate::protocol::json::json;
 use crate::protocol::scope::{Role, Scopes};
 use crate::protocol::version::Protocol;
 use crate::runtime::clock::Now;

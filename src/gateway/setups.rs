@@ -8,7 +8,7 @@
 //! when it was not, in which case nobody can use the code again either.
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::auth::Comparer;
 use super::broadcast::{self, For};
@@ -18,6 +18,7 @@ use super::{Fact, Gateway, records};
 use crate::protocol::connect::{ClientId, ClientMode, ConnectParams};
 use crate::protocol::device::Device;
 use crate::protocol::frame::Json;
+use crate::protocol::json::json;
 use crate::protocol::scope::{Role, Scopes};
 use crate::store::StoreError;
 use crate::store::db::Db;

@@ -3,11 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::json;
-
 use super::Gateway;
 use super::active::Counts;
 use crate::protocol::error::RpcError;
+use crate::protocol::json::json;
 use crate::runtime::clock::Now;
 use crate::runtime::random;
 

@@ -10,14 +10,13 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
-
 use super::broadcast::{self, For};
 use super::effect::{Done, Effect, Job, Origin, Work};
 use super::{Fact, Gateway};
 use crate::protocol::ConnId;
 use crate::protocol::error::RpcError;
 use crate::protocol::frame::Json;
+use crate::protocol::json::json;
 use crate::protocol::session_key::SessionKey;
 use crate::runtime::clock::Now;
 

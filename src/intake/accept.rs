@@ -1,12 +1,13 @@
 //! Writing a judged message down: inbox, decision, session, transcript and run, all or nothing.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{Message, Source, activity, judge, turns};
 use crate::config::settings::scheduling::Wishes;
 use crate::defender::decision::Decision;
 use crate::defender::request::ActionRequest;
 use crate::protocol::error::RpcError;
+use crate::protocol::json::json;
 use crate::sessions::media::Media;
 use crate::sessions::{participants, scheduler, thinking, transcript};
 use crate::store::StoreError;

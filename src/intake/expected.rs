@@ -4,9 +4,10 @@
 //! with more tools switched on than the screen showed. The checks run where the message is written down, in that
 //! transaction, so nothing can change in between.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::protocol::error::RpcError;
+use crate::protocol::json::json;
 use crate::sessions::patch::is_as_seen;
 use crate::store::StoreError;
 use crate::store::db::Db;

@@ -1,11 +1,12 @@
 //! Webhook bodies: from whatever a service posts to messages in the one shape.
 
 use ring::hmac;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{Message, Source, normalise};
 use crate::config::settings::hooks::Hooks;
 use crate::protocol::error::RpcError;
+use crate::protocol::json::json;
 use crate::protocol::session_key::{KeyRules, SessionKey, agent_id};
 use crate::runtime::random;
 use crate::sessions::activation;

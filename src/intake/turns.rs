@@ -4,9 +4,10 @@
 //! tools answered is new in either case.
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::Message;
+use crate::protocol::json::json;
 use crate::sessions::transcript;
 use crate::store::StoreError;
 use crate::store::db::Db;

@@ -10,6 +10,7 @@ pub mod connect;
 pub mod device;
 pub mod error;
 pub mod frame;
+pub mod json;
 pub mod params;
 pub mod scope;
 pub mod session_key;

@@ -4,9 +4,10 @@ use std::io;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::media::Media;
+use crate::protocol::json::json;
 use crate::store::StoreError;
 use crate::store::db::Queries;
 use crate::store::sessions::SessionRow;

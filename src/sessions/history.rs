@@ -1,9 +1,10 @@
 //! A session's messages as clients see them: cut where they are too long, never more than a client can take.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::media::Media;
 use super::transcript;
+use crate::protocol::json::json;
 use crate::protocol::version::Protocol;
 use crate::store::StoreError;
 use crate::store::db::Queries;

@@ -2,7 +2,9 @@
 //! called is a name and nothing more.
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
+
+use crate::protocol::json::json;
 
 /// Bytes of a text file that are judged and that a model is shown; the rest is named.
 pub const TEXT_BYTES_SHOWN: usize = 64 * 1024;

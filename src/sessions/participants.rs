@@ -1,7 +1,8 @@
 //! Who takes part in a session: the programs its messages came from.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use crate::protocol::json::json;
 use crate::store::sessions::SessionRow;
 
 /// Programs that are remembered of a session; further ones are not, as nobody reads a list of more.

@@ -1,9 +1,10 @@
 //! The last lines of several sessions, for a list that shows what goes on in each (SES-30).
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::list::cut;
 use super::transcript;
+use crate::protocol::json::json;
 use crate::store::StoreError;
 use crate::store::db::Queries;
 use crate::store::transcript::{MessageRow, PageAt, PageLimits};

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::{participants, scheduler, thinking, transcript};
 use crate::config::load::Loaded;
 use crate::config::settings::models::Model;
+use crate::protocol::json::json;
 use crate::protocol::session_key::{KeyRules, SessionKey};
 use crate::store::StoreError;
 use crate::store::db::Queries;

@@ -1,8 +1,9 @@
 //! Adding messages to a session's transcript.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::usage;
+use crate::protocol::json::json;
 use crate::protocol::session_key::{DEFAULT_AGENT, SessionKey};
 use crate::runtime::random;
 use crate::store::StoreError;

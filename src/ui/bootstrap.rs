@@ -1,8 +1,9 @@
 //! The JSON that upstream's pages ask for before they connect (client notes, section 10, items 3 and 4).
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{BasePath, Response, headers};
+use crate::protocol::json::json;
 
 /// Whom the page says it talks to.
 #[derive(Debug, Clone, Copy)]

@@ -9,12 +9,11 @@ use std::borrow::Cow;
 use std::io;
 use std::path::Path;
 
-use serde_json::json;
-
 use super::content::{self, Coding, Kind};
 use super::headers::{self, ASK, FOREVER};
 use super::index::{self, Build};
 use super::{BasePath, Request, Response, path};
+use crate::protocol::json::json;
 use crate::runtime::beneath::{Folder, Found};
 use crate::runtime::digest::sha256_hex;
 

@@ -2,10 +2,9 @@
 
 use std::borrow::Cow;
 
-use serde_json::json;
-
 use super::index::Build;
 use super::{BasePath, Response};
+use crate::protocol::json::json;
 
 /// For files whose name holds a digest of their content.
 pub const FOREVER: &str = "public, max-age=31536000, immutable";

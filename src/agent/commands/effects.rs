@@ -1,8 +1,9 @@
 //! What each command comes to.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::{COMMANDS, Command};
+use crate::protocol::json::json;
 use crate::protocol::scope::Scope;
 use crate::sessions::row::Context;
 use crate::sessions::thinking;

@@ -1,12 +1,13 @@
 //! Anthropic's Messages (`POST /v1/messages`), which some others speak too.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::format::{self, Flow, Gather, Request, Target};
 use super::trouble;
 use crate::agent::talk::{
     Answer, Failure, FailureKind, Message, Part, Piece, Prompt, Said, StopReason, Thinking, ToolResult, Usage,
 };
+use crate::protocol::json::json;
 
 /// The version of the API that is spoken here.
 const VERSION: &str = "2023-06-01";

@@ -3,13 +3,14 @@
 //! A signature of Gemini's belongs to the words or the call that follow the thought, not to the thought. It is kept with
 //! the thought before them, which is made up where there was none, and put back onto what follows it.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::format::{Flow, Gather, Request, Target, joined_text};
 use super::trouble;
 use crate::agent::talk::{
     Answer, Failure, FailureKind, Message, Part, Piece, Prompt, Said, StopReason, Thinking, ToolResult, Usage,
 };
+use crate::protocol::json::json;
 
 /// What Google takes in place of a signature for calls that another model made.
 const FOREIGN_CALL: &str = "skip_thought_signature_validator";

@@ -1,13 +1,14 @@
 //! Ollama's own API (`POST /api/chat`), a JSON document on each line. Its OpenAI-compatible one is the usual way; this is
 //! for who asks for it (`api: "ollama"`), because only here the context's size can be set.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::format::{Flow, Gather, Request, Target, joined_text};
 use super::trouble;
 use crate::agent::talk::{
     Answer, Failure, FailureKind, Message, Part, Piece, Prompt, Said, StopReason, Thinking, Usage,
 };
+use crate::protocol::json::json;
 
 /// Where OpenAI's words stand here.
 const OPTION_WORDS: [(&str, &str); 7] = [

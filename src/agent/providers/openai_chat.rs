@@ -1,6 +1,6 @@
 //! OpenAI's chat completions (`POST /chat/completions`), which most providers speak, each with its own gaps.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::format::{self, Flow, Gather, Request, Target, joined_text};
 use super::table::{MaxTokensField, ThinkingFormat};
@@ -8,6 +8,7 @@ use super::trouble;
 use crate::agent::talk::{
     Answer, Failure, FailureKind, Message, Part, Piece, Prompt, Said, StopReason, Thinking, ToolCall, ToolResult, Usage,
 };
+use crate::protocol::json::json;
 
 /// Where thoughts stand in a message, depending on who speaks. The first is also where they go back to.
 const THOUGHT_FIELDS: [&str; 3] = ["reasoning_content", "reasoning", "reasoning_text"];

@@ -3,13 +3,14 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::format::{self, Flow, Gather, Request, Target, joined_text};
 use super::trouble;
 use crate::agent::talk::{
     Answer, Failure, FailureKind, Message, Part, Piece, Prompt, Said, StopReason, ToolResult, Usage,
 };
+use crate::protocol::json::json;
 
 /// Longest name of a conversation that the provider's cache takes, in characters.
 const CACHE_KEY_CHARS_MAX: usize = 64;

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::super::CliError;
 use super::super::args::OnboardArgs;
@@ -12,6 +12,7 @@ use crate::agent::providers::table::{self, BUILTIN, Builtin};
 use crate::config::expand;
 use crate::config::network::BindMode;
 use crate::config::secret::Secret;
+use crate::protocol::json::json;
 
 /// Providers that are named in the question; every other one can be named in the answer.
 const SUGGESTED: &str = "anthropic, openai, google, openrouter, groq, mistral, deepseek, xai, ollama, lmstudio, ...";
@@ -288,7 +289,7 @@ impl Plan {
         }
         let mut patch = json!({
             "agents": { "defaults": { "model": { "primary": self.model_name() } } },
-            "models": { "providers": { self.provider.as_str(): provider } },
+            "models": { "providers": { (self.provider.as_str()): provider } },
         });
         if let Some(path) = &self.workspace {
             patch["agents"]["defaults"]["workspace"] = json!(path);

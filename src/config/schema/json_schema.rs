@@ -1,10 +1,11 @@
 //! The rows as JSON Schema with hints for forms: `config.schema` and `config.schema.lookup`.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::rows::section_of;
 use super::tree::{NodeId, Tree};
 use super::{Kind, Reload, Row, TEXT_CHARS_MAX, TEXTS_MAX, all, fold, tree};
+use crate::protocol::json::json;
 use crate::runtime::clock;
 
 /// Objects nested deeper are described as any object: accounts have the keys of their channel, which has accounts.

@@ -3,8 +3,6 @@
 
 use std::time::Duration;
 
-use serde_json::json;
-
 use super::chat::{is_served, run_id, session_key, uploads};
 use crate::agent::run::EXTRA_SYSTEM_CHARS_MAX;
 use crate::gateway::Gateway;
@@ -14,6 +12,7 @@ use crate::gateway::table::{Call, need};
 use crate::intake::{Message, Source, Wish, normalise};
 use crate::protocol::error::{ErrorCode, RpcError};
 use crate::protocol::frame::{Json, response_error};
+use crate::protocol::json::json;
 use crate::protocol::params::{Any, Count, NonEmpty, Text};
 use crate::protocol::session_key::{SessionKey, agent_id};
 use crate::protocol::version::Protocol;

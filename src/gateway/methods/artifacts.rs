@@ -2,12 +2,13 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::chat::session_key;
 use crate::gateway::table::{QueryCx, need};
 use crate::intake::uploads::FILE_BYTES_MAX_V4;
 use crate::protocol::error::RpcError;
+use crate::protocol::json::json;
 use crate::protocol::params::{self, Int, Issues, NonEmpty, Params, Text};
 use crate::sessions::media::Media;
 use crate::store::StoreError;

@@ -2,10 +2,11 @@
 //!
 //! What operators did (`store::audit`) has no place in the contract's closed list of kinds; it is read on the machine.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::gateway::table::{QueryCx, need};
 use crate::protocol::error::RpcError;
+use crate::protocol::json::json;
 use crate::protocol::params::{Count, Int, Issues, NonEmpty, Param};
 use crate::store::activity::{ActivityFilter, ActivityRow, kind};
 

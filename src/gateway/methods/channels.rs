@@ -1,10 +1,11 @@
 //! Chat services: which are configured and how they are.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::gateway::Gateway;
 use crate::gateway::table::{Call, need};
 use crate::protocol::error::RpcError;
+use crate::protocol::json::json;
 use crate::protocol::params::{Count, NonEmpty};
 use crate::protocol::version::Protocol;
 

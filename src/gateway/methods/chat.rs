@@ -3,7 +3,7 @@
 pub mod reads;
 pub mod waiting;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::sessions;
 use crate::gateway::inbound::{Known, Waiter};
@@ -17,6 +17,7 @@ use crate::intake::uploads::{Bounds, Uploads};
 use crate::intake::{Message, Source, Wish, normalise};
 use crate::protocol::error::{ErrorCode, RpcError};
 use crate::protocol::frame::{Json, response_error};
+use crate::protocol::json::json;
 use crate::protocol::params::{Any, Count, Int, Issues, NonEmpty, Param, Params, Patch, Positive, Text, find};
 use crate::protocol::session_key::{KeyRules, SessionKey, agent_id};
 use crate::protocol::version::Protocol;

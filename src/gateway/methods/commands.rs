@@ -1,12 +1,13 @@
 //! `commands.list`: the commands that can stand in messages, for clients that offer them while one is typed.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::models::asked_agent;
 use crate::agent::commands::COMMANDS;
 use crate::gateway::Gateway;
 use crate::gateway::table::{Call, need};
 use crate::protocol::error::RpcError;
+use crate::protocol::json::json;
 use crate::protocol::params::NonEmpty;
 
 crate::methods! {

@@ -1,6 +1,6 @@
 //! The configuration: shown without its secrets, changed by who saw what he changes, described.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::config::changes;
 use crate::config::document::Document;
@@ -11,6 +11,7 @@ use crate::config::{ConfigError, files, redact, snapshot};
 use crate::gateway::table::{QueryCx, StoreCx, need};
 use crate::gateway::{Fact, hello};
 use crate::protocol::error::RpcError;
+use crate::protocol::json::json;
 use crate::protocol::params::{Count, NonEmpty, Nothing};
 use crate::protocol::version::Protocol;
 use crate::store::StoreError;

@@ -3,7 +3,7 @@
 //! Every change here is bounded by the caller: nobody approves, mints or widens beyond what he holds himself, and a
 //! session that a device's token admitted sees and manages that device alone, unless it administers the gateway.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::gateway::broadcast::{self, For};
 use crate::gateway::clients::{Admission, Caller};
@@ -14,6 +14,7 @@ use crate::gateway::upgrades::{Asked, End, Waiter};
 use crate::gateway::{Fact, Gateway, records, setups};
 use crate::protocol::error::RpcError;
 use crate::protocol::frame::Json;
+use crate::protocol::json::json;
 use crate::protocol::params::{Issues, NonEmpty, Nothing, Param, Text};
 use crate::protocol::scope::{Role, Scope, Scopes};
 use crate::protocol::version::Protocol;

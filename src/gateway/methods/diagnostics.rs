@@ -1,12 +1,13 @@
 //! `diagnostics.*`: what the gateway's parts are doing, and what happened in them lately.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::gateway::stability::{self, Entry, Memory, RECORDS_MAX};
 use crate::gateway::table::{Call, need};
 use crate::gateway::{Done, Effect, Gateway, Job, Lane, Origin, Work, inbound};
 use crate::protocol::error::RpcError;
 use crate::protocol::frame::Json;
+use crate::protocol::json::json;
 use crate::protocol::params::Loose;
 use crate::runtime::clock;
 use crate::runtime::metrics::{DEFEND_ACTIVE, DEFEND_DEPTH, QUERY_ACTIVE, QUERY_DEPTH};

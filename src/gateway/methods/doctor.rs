@@ -8,13 +8,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::config::files;
 use crate::gateway::diary::{self, Kept};
 use crate::gateway::table::{QueryCx, StoreCx, need};
 use crate::gateway::{Fact, Snapshot};
 use crate::protocol::error::RpcError;
+use crate::protocol::json::json;
 use crate::protocol::params::Loose;
 use crate::runtime::{clock, random};
 use crate::store::StoreError;

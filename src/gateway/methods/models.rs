@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::chat;
 use crate::agent::models::shown;
@@ -19,6 +19,7 @@ use crate::gateway::table::{Call, need};
 use crate::protocol::ConnId;
 use crate::protocol::error::RpcError;
 use crate::protocol::frame::Json;
+use crate::protocol::json::json;
 use crate::protocol::params::{Loose, NonEmpty, Text};
 use crate::protocol::session_key::agent_id;
 use crate::protocol::version::Protocol;

@@ -1,11 +1,12 @@
 //! Machines that offer commands: who is paired, who is here.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::gateway::Gateway;
 use crate::gateway::pairing::Paired;
 use crate::gateway::table::{Call, need};
 use crate::protocol::error::RpcError;
+use crate::protocol::json::json;
 use crate::protocol::params::{NonEmpty, Nothing};
 use crate::protocol::scope::Role;
 use crate::protocol::version::Protocol;

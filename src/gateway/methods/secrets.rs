@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::config::path::Step;
 use crate::config::references::{self, Reference};
@@ -16,6 +16,7 @@ use crate::config::{ConfigError, dotenv, expand, files, schema};
 use crate::gateway::table::{QueryCx, StoreCx, need};
 use crate::gateway::{Fact, records, reload};
 use crate::protocol::error::RpcError;
+use crate::protocol::json::json;
 use crate::protocol::params::{Issues, Loose, NonEmpty, Nothing, Param, Text};
 use crate::store::StoreError;
 use crate::store::audit::AuditRecord;

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::config::settings::gateway::AuthMode;
 use crate::gateway::setups::{self, Access, SetupCode};
@@ -16,6 +16,7 @@ use crate::gateway::table::{Call, need};
 use crate::gateway::{Done, Effect, Fact, Gateway, Job, Origin, Snapshot, Work};
 use crate::protocol::error::RpcError;
 use crate::protocol::frame::Json;
+use crate::protocol::json::json;
 use crate::protocol::params::{NonEmpty, Text};
 use crate::runtime::host;
 use crate::runtime::qr::Code;

@@ -1,11 +1,12 @@
 //! `status`: what the gateway is doing, for whoever looks after it.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::gateway::effect::JOIN_TIME_MAX;
 use crate::gateway::table::{QueryCx, need};
 use crate::gateway::{Lane, Snapshot, health};
 use crate::protocol::error::RpcError;
+use crate::protocol::json::json;
 use crate::protocol::params::Loose;
 use crate::protocol::version::Protocol;
 use crate::runtime::metrics::{DEFEND_ACTIVE, DEFEND_DEPTH, Gauge, QUERY_ACTIVE, QUERY_DEPTH};

@@ -1,11 +1,12 @@
 //! `gateway.suspend.*`: have the gateway hold still, see whether it does, let it go on.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::gateway::Gateway;
 use crate::gateway::suspend::{LOOK_AGAIN_MS, Prepared};
 use crate::gateway::table::{Call, need};
 use crate::protocol::error::RpcError;
+use crate::protocol::json::json;
 use crate::protocol::params::Loose;
 
 crate::methods! {

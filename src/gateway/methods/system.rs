@@ -1,7 +1,7 @@
 //! The gateway itself: presence, system events, heartbeats, wake, what machine this is.
 
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::gateway::broadcast::{self, For};
 use crate::gateway::presence::{Entry, Shown};
@@ -10,6 +10,7 @@ use crate::gateway::table::{Call, QueryCx, StoreCx, need};
 use crate::gateway::{Done, Effect, Fact, Gateway, Job, Origin, Work};
 use crate::protocol::error::RpcError;
 use crate::protocol::frame::Json;
+use crate::protocol::json::json;
 use crate::protocol::params::{Issues, Loose, NonEmpty, Nothing, Param};
 use crate::protocol::session_key::SessionKey;
 use crate::protocol::version::Protocol;

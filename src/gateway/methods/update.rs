@@ -1,12 +1,13 @@
 //! `update.*`: a single binary is replaced by whoever put it there; nothing here looks for another or installs one.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::config::SENTINEL_FILE;
 use crate::config::files;
 use crate::gateway::Fact;
 use crate::gateway::table::{QueryCx, StoreCx, need};
 use crate::protocol::error::RpcError;
+use crate::protocol::json::json;
 use crate::protocol::params::{Count, Loose, Object, Positive};
 use crate::protocol::version::Protocol;
 use crate::runtime::random;

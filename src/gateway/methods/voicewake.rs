@@ -1,11 +1,12 @@
 //! Words that wake a listening client.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::gateway::records::{self, VOICEWAKE_DEFAULT, meta};
 use crate::gateway::table::{Call, StoreCx, need};
 use crate::gateway::{Fact, Gateway};
 use crate::protocol::error::RpcError;
+use crate::protocol::json::json;
 use crate::protocol::params::Loose;
 use crate::store::StoreError;
 

@@ -1,6 +1,6 @@
 //! What both endpoints read of a request in the same way: agent, session, tools, pictures, and how it is to be answered.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::trouble::Trouble;
 use crate::agent::run::EXTRA_SYSTEM_CHARS_MAX;
@@ -10,6 +10,7 @@ use crate::gateway::http::HttpRequest;
 use crate::intake::turns::{TURNS_MAX, Turn};
 use crate::intake::uploads::{Bounds, Upload, Uploads};
 use crate::intake::{SenderTool, Wish, normalise};
+use crate::protocol::json::json;
 use crate::protocol::session_key::{AGENT_ID_CHARS_MAX, KeyRules, SessionKey, agent_id};
 use crate::protocol::version::Protocol;
 use crate::runtime::random;

@@ -1,6 +1,6 @@
 //! `POST /v1/chat/completions`: reading a request, and writing its answer whole or in chunks.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::asked::{self, Asked, Choice, House, Talk, text_of};
 use super::trouble::Trouble;
@@ -11,6 +11,7 @@ use crate::gateway::routes::json_response;
 use crate::intake::SenderTool;
 use crate::intake::turns::{Call, Turn};
 use crate::intake::uploads::Upload;
+use crate::protocol::json::json;
 
 /// Bytes of a call's arguments in one chunk.
 const ARGUMENTS_BYTES: usize = 256;

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::asked::is_model;
 use super::trouble::Trouble;
 use crate::config::settings::agents::Agents;
 use crate::gateway::http::{HttpResponse, decoded};
 use crate::gateway::routes::json_response;
+use crate::protocol::json::json;
 
 /// The path of the list; a model's is below it.
 pub(super) const PATH: &str = "/v1/models";

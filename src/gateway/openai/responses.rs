@@ -1,6 +1,6 @@
 //! `POST /v1/responses`: reading a request, and writing its answer whole or as events.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::asked::{self, Asked, Choice, House, Talk, text_of};
 use super::chat::{SILENCE, called};
@@ -12,6 +12,7 @@ use crate::gateway::routes::json_response;
 use crate::intake::SenderTool;
 use crate::intake::turns::{Call, Turn};
 use crate::intake::uploads::Upload;
+use crate::protocol::json::json;
 use crate::protocol::session_key::SessionKey;
 use crate::runtime::random;
 use crate::sessions::media::file_name;

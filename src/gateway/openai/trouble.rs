@@ -1,12 +1,13 @@
 //! What goes wrong, in the shape that OpenAI's clients read.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::agent::run::{Outcome, RunEnd};
 use crate::agent::talk::{Failure, FailureKind};
 use crate::gateway::http::HttpResponse;
 use crate::gateway::routes::json_response;
 use crate::protocol::error::{ErrorCode, RpcError};
+use crate::protocol::json::json;
 use crate::runtime::stop::Why;
 
 /// An error of this face.

@@ -4,7 +4,7 @@
 //!
 //! Called on the store thread.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::close::close_sessions;
 use crate::agent::run::{Judged as Decided, Ordered, Outcome, RunEnd};
@@ -17,6 +17,7 @@ use crate::gateway::Fact;
 use crate::intake::accept::{self, Accepted, Begins, Files, Judged, Stored};
 use crate::intake::{Message, Source, Wish, normalise};
 use crate::protocol::error::RpcError;
+use crate::protocol::json::json;
 use crate::protocol::session_key::{DEFAULT_AGENT, SessionKey, agent_id};
 use crate::runtime::random;
 use crate::runtime::stop::Why;

@@ -1,7 +1,7 @@
 //! What came of a run, written down in one transaction: the reply in the transcript, the session's counts, the inbox
 //! rows it dealt with, and the answer for whoever asks again.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::steps;
 use crate::agent::calls;
@@ -12,6 +12,7 @@ use crate::agent::turn;
 use crate::intake::accept::run_key;
 use crate::intake::{Source, activity};
 use crate::protocol::error::RpcError;
+use crate::protocol::json::json;
 use crate::protocol::session_key::SessionKey;
 use crate::protocol::version::Protocol;
 use crate::runtime::stop::Why;

@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::children;
 use super::close::{Verdict, close_sessions};
@@ -29,6 +29,7 @@ use crate::intake::accept::{self, Accepted, Begins, Judged, Stored};
 use crate::intake::{Message, Source, Wish};
 use crate::protocol::error::{ErrorCode, RpcError};
 use crate::protocol::frame::Json;
+use crate::protocol::json::json;
 use crate::protocol::scope::Scope;
 use crate::protocol::session_key::SessionKey;
 use crate::protocol::version::Protocol;

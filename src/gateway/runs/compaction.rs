@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crossbeam_channel::never;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::lane;
 use crate::agent::run::{Ask, Outcome, RunEnd, RunInput};
@@ -19,6 +19,7 @@ use crate::gateway::table::{Call, StoreCx};
 use crate::gateway::{Fact, Gateway};
 use crate::protocol::error::RpcError;
 use crate::protocol::frame::Json;
+use crate::protocol::json::json;
 use crate::protocol::session_key::SessionKey;
 use crate::runtime::clock::Now;
 use crate::runtime::random;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::children;
 use super::close::{self, Items, Verdict, Whose, failed_end};
@@ -23,6 +23,7 @@ use crate::intake::Message;
 use crate::protocol::ConnId;
 use crate::protocol::error::{ErrorCode, RpcError};
 use crate::protocol::frame::{Json, response_error};
+use crate::protocol::json::json;
 use crate::protocol::session_key::DEFAULT_AGENT;
 use crate::protocol::version::Protocol;
 use crate::runtime::clock::Now;

@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use self::shown::{On, Shown};
 use super::effect::{Done, Origin, RUN_THREADS_MAX, RunNo, Steered};
@@ -42,6 +42,7 @@ use crate::intake::{Message, Source};
 use crate::protocol::ConnId;
 use crate::protocol::error::RpcError;
 use crate::protocol::frame::Json;
+use crate::protocol::json::json;
 use crate::protocol::session_key::SessionKey;
 use crate::runtime::clock::Now;
 use crate::runtime::stop::{Stop, Why};

@@ -6,13 +6,14 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::gateway::Gateway;
 use crate::gateway::broadcast::{self, For};
 use crate::gateway::clients::Caller;
 use crate::protocol::ConnId;
 use crate::protocol::frame::Json;
+use crate::protocol::json::json;
 use crate::protocol::session_key::SessionKey;
 use crate::protocol::version::Protocol;
 use crate::runtime::clock::Now;

@@ -1,6 +1,6 @@
 //! What a run writes while it goes on. Called on the store thread, for a run that waits for it.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::agent::compaction::MEMORY;
 use crate::agent::history::COMPACTION;
@@ -10,6 +10,7 @@ use crate::gateway::Fact;
 use crate::gateway::effect::{RunNo, Steered};
 use crate::intake::{accept, judge};
 use crate::protocol::error::RpcError;
+use crate::protocol::json::json;
 use crate::protocol::session_key::SessionKey;
 use crate::sessions::{row, transcript};
 use crate::store::StoreError;

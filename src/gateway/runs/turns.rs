@@ -6,7 +6,6 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use crossbeam_channel::bounded;
-use serde_json::json;
 
 use super::close::{bare_end, failed_end};
 use super::shown::{On, Shown};
@@ -17,6 +16,7 @@ use crate::gateway::effect::{Done, Effect, Job, Origin, RunNo, RunWork, Steered,
 use crate::gateway::{Fact, Gateway};
 use crate::intake::{Message, Source, accept};
 use crate::protocol::error::RpcError;
+use crate::protocol::json::json;
 use crate::protocol::session_key::SessionKey;
 use crate::runtime::clock::Now;
 use crate::runtime::stop::{Stop, Why};

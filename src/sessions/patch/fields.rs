@@ -1,12 +1,13 @@
 //! The table of fields, and how each is applied.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::Null::{Clears, Refused};
 use super::On::{Both, V3, V4};
 use super::Weight::{Heavy, Light};
 use super::{Field, Ground, Shape, is_subagent};
 use crate::protocol::error::RpcError;
+use crate::protocol::json::json;
 use crate::protocol::version::Protocol;
 use crate::sessions::thinking;
 use crate::store::sessions::SessionRow;

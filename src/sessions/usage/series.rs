@@ -1,10 +1,11 @@
 //! One session point by point: what each answer took (`sessions.usage.timeseries`), and what was said for it
 //! (`sessions.usage.logs`).
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::totals::{dollars, number, tokens};
 use super::{spent, totals};
+use crate::protocol::json::json;
 use crate::store::StoreError;
 use crate::store::db::Queries;
 use crate::store::transcript::{MessageRow, PageAt, PageLimits};

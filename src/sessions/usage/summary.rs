@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::days::Finder;
 use super::totals::{Counts, Latency, Totals, number};
+use crate::protocol::json::json;
 use crate::protocol::version::Protocol;
 use crate::store::usage::UsageRow;
 

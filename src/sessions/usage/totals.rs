@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
+use crate::protocol::json::json;
 use crate::protocol::version::Protocol;
 use crate::store::usage::{Spent, UsageRole, UsageRow};
 

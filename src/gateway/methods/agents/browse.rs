@@ -4,11 +4,12 @@ use std::cmp::Reverse;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::files::{Place, not_found};
 use crate::gateway::table::QueryCx;
 use crate::protocol::error::RpcError;
+use crate::protocol::json::json;
 use crate::protocol::params::{Count, NonEmpty, Positive};
 use crate::runtime::beneath::{Entry, Folder};
 

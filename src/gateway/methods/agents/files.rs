@@ -3,12 +3,13 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::config::load::Loaded;
 use crate::gateway::Fact;
 use crate::gateway::table::{QueryCx, StoreCx};
 use crate::protocol::error::RpcError;
+use crate::protocol::json::json;
 use crate::protocol::params::{Issues, NonEmpty, Param};
 use crate::protocol::session_key::agent_id;
 use crate::protocol::version::Protocol;

@@ -4,7 +4,7 @@ pub mod browse;
 pub mod files;
 pub mod roster;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::models;
 use crate::config::load::Loaded;
@@ -12,6 +12,7 @@ use crate::config::settings::agents::Agent;
 use crate::gateway::Gateway;
 use crate::gateway::table::{Call, need};
 use crate::protocol::error::RpcError;
+use crate::protocol::json::json;
 use crate::protocol::params::{NonEmpty, Nothing};
 use crate::protocol::session_key::{SessionKey, agent_id};
 use crate::protocol::version::Protocol;

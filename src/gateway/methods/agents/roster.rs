@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::super::config;
 use super::files::{self, not_found};
@@ -14,6 +14,7 @@ use crate::gateway::Fact;
 use crate::gateway::runs::close::close_sessions;
 use crate::gateway::table::StoreCx;
 use crate::protocol::error::RpcError;
+use crate::protocol::json::json;
 use crate::protocol::params::{Issues, NonEmpty, Params, Patch};
 use crate::protocol::session_key::{DEFAULT_AGENT, SessionKey, agent_id};
 use crate::protocol::version::Protocol;

@@ -1,12 +1,13 @@
 //! What clients read beside a conversation: one of its messages whole, and what can be chosen in it.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::session_key;
 use crate::gateway::Gateway;
 use crate::gateway::methods::{commands, models};
 use crate::gateway::table::{Call, QueryCx};
 use crate::protocol::error::RpcError;
+use crate::protocol::json::json;
 use crate::protocol::params::{Int, NonEmpty, Text};
 use crate::sessions::history;
 

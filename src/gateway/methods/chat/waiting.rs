@@ -1,10 +1,11 @@
 //! What was accepted in a session and waits for its turn: it is no part of the conversation yet, and protocol 4's clients
 //! show it below it.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::intake::{Message, Source, accept};
 use crate::protocol::error::RpcError;
+use crate::protocol::json::json;
 use crate::protocol::session_key::SessionKey;
 use crate::sessions::history;
 use crate::store::db::Queries;

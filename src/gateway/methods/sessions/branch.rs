@@ -4,7 +4,7 @@
 //! while something runs or waits in the session: the loop looks, and the store works in the order it was asked in, so
 //! whatever is said afterwards is written afterwards.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::change::touched;
 use super::{audit, session_key};
@@ -12,6 +12,7 @@ use crate::gateway::table::{Call, QueryCx, StoreCx};
 use crate::gateway::{Done, Effect, Fact, Gateway, Job, Origin, Work};
 use crate::protocol::error::RpcError;
 use crate::protocol::frame::Json;
+use crate::protocol::json::json;
 use crate::protocol::params::NonEmpty;
 use crate::protocol::session_key::{KeyRules, SessionKey};
 use crate::runtime::{clock, random};

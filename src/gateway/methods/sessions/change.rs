@@ -1,6 +1,6 @@
 //! Changing sessions, and ending them.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::{Keyed, audit, groups, refuse_web_chat, whole_key};
 use crate::agent::talk::{Bill, Usage};
@@ -9,6 +9,7 @@ use crate::gateway::table::{Call, StoreCx};
 use crate::gateway::{Done, Effect, Fact, Gateway, Job, Origin, Work};
 use crate::protocol::error::RpcError;
 use crate::protocol::frame::{Json, error_shape};
+use crate::protocol::json::json;
 use crate::protocol::params::{Any, Count, Int, Issues, NonEmpty, Param, Params, Patch};
 use crate::protocol::session_key::SessionKey;
 use crate::protocol::version::Protocol;

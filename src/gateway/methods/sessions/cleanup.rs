@@ -4,7 +4,7 @@
 //! made for one task (of cron, hooks and subagents) go, and their transcripts stay as archives. The main session, pinned
 //! ones, those that are put away, and those in which something goes on are left alone.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::audit;
 use super::change::{is_main, store_path, touched};
@@ -13,6 +13,7 @@ use crate::gateway::Fact;
 use crate::gateway::runs::close::close_sessions;
 use crate::gateway::table::StoreCx;
 use crate::protocol::error::RpcError;
+use crate::protocol::json::json;
 use crate::protocol::params::NonEmpty;
 use crate::protocol::session_key::{SessionKey, agent_id};
 use crate::store::StoreError;

@@ -1,6 +1,6 @@
 //! Making a session before anything is said in it.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::change::touched;
 use super::{Keyed, audit, groups, session_key, whole_key};
@@ -15,6 +15,7 @@ use crate::intake::uploads::Uploads;
 use crate::protocol::ConnId;
 use crate::protocol::error::RpcError;
 use crate::protocol::frame::{Json, error_shape};
+use crate::protocol::json::json;
 use crate::protocol::params::{Any, Count, Issues, NonEmpty, Param, Params, Text};
 use crate::protocol::session_key::{SessionKey, agent_id};
 use crate::protocol::version::Protocol;

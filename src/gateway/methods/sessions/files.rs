@@ -10,7 +10,7 @@ use std::path::{Component, Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{audit_as, session_key};
 use crate::gateway::methods::agents::browse::{FOLDER_NAMES_MAX, PATH_PARTS_MAX, TEXT_BYTES_MAX, ms, picture_type};
@@ -18,6 +18,7 @@ use crate::gateway::methods::agents::files::{Sha256Hex, hash};
 use crate::gateway::table::{QueryCx, StoreCx};
 use crate::gateway::{Fact, Snapshot};
 use crate::protocol::error::RpcError;
+use crate::protocol::json::json;
 use crate::protocol::params::NonEmpty;
 use crate::protocol::session_key::KeyRules;
 use crate::runtime::beneath::{Entry, Folder, Found};

@@ -1,11 +1,12 @@
 //! Finding sessions and showing them.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{Keyed, Label, session_key, whole_key};
 use crate::gateway::Snapshot;
 use crate::gateway::table::{Call, QueryCx};
 use crate::protocol::error::RpcError;
+use crate::protocol::json::json;
 use crate::protocol::params::{Count, Int, Issues, Loose, NonEmpty, Object, Param, Positive};
 use crate::protocol::session_key::{SessionKey, agent_id};
 use crate::protocol::version::Protocol;

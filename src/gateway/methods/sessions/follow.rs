@@ -1,6 +1,6 @@
 //! Following sessions: which events a connection of protocol 4 is sent.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::find::{ListParams, listed};
 use super::{Keyed, session_key, whole_key};
@@ -13,6 +13,7 @@ use crate::gateway::typing::{Asked, State, Writer};
 use crate::gateway::{Done, Effect, Gateway, Job, Origin, Work};
 use crate::protocol::error::RpcError;
 use crate::protocol::frame::Json;
+use crate::protocol::json::json;
 use crate::protocol::params::{Issues, NonEmpty, Nothing, Param, Params, Text};
 use crate::protocol::scope::Scope;
 use crate::protocol::session_key::SessionKey;

@@ -5,12 +5,13 @@
 
 use std::path::{Component, Path};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::audit_as;
 use crate::gateway::Fact;
 use crate::gateway::table::{QueryCx, StoreCx};
 use crate::protocol::error::{ErrorCode, RpcError};
+use crate::protocol::json::json;
 use crate::protocol::params::{NonEmpty, Nothing, Nullable, Text};
 use crate::runtime::beneath::Folder;
 use crate::store::StoreError;

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::find::ListParams;
 use super::whole_key;
 use crate::gateway::Snapshot;
 use crate::gateway::table::QueryCx;
 use crate::protocol::error::RpcError;
+use crate::protocol::json::json;
 use crate::protocol::params::{self, Int, Issues, NonEmpty, Param, Params, Text};
 use crate::protocol::session_key::agent_id;
 use crate::sessions::row;

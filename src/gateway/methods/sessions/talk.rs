@@ -1,6 +1,6 @@
 //! Talking in a session, and stopping what goes on in it, by the session's key.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::{Keyed, whole_key};
 use crate::gateway::Gateway;
@@ -9,6 +9,7 @@ use crate::gateway::runs::stops::Stopped;
 use crate::gateway::table::Call;
 use crate::intake::expected::Expected;
 use crate::protocol::error::RpcError;
+use crate::protocol::json::json;
 use crate::protocol::params::{Any, Count, Issues, NonEmpty, Params, find};
 use crate::runtime::random;
 use crate::runtime::stop::Why;

@@ -8,7 +8,7 @@ pub mod asked;
 pub mod sessions;
 pub mod status;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use self::asked::DaysAsked;
 use crate::gateway::cost_cache::Kept;
@@ -17,6 +17,7 @@ use crate::gateway::table::{Call, need};
 use crate::gateway::{Fact, Gateway};
 use crate::protocol::error::RpcError;
 use crate::protocol::frame::Json;
+use crate::protocol::json::json;
 use crate::protocol::params::Loose;
 use crate::protocol::session_key::agent_id;
 use crate::protocol::version::Protocol;

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::Transcripts;
 use super::asked::DaysAsked;
@@ -13,6 +13,7 @@ use crate::gateway::methods::chat::session_key;
 use crate::gateway::methods::sessions::read_constant;
 use crate::gateway::table::QueryCx;
 use crate::protocol::error::{ErrorCode, RpcError};
+use crate::protocol::json::json;
 use crate::protocol::params::{Issues, Loose, NonEmpty, Param, Positive};
 use crate::protocol::session_key::agent_id;
 use crate::protocol::version::Protocol;

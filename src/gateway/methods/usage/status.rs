@@ -3,7 +3,7 @@
 //! They may take seconds to answer, so they are asked once for everybody who wants to know meanwhile: never more than one
 //! thread of the query lane waits for them.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::agent::quota::{self, Quota};
 use crate::gateway::cost_cache::Kept;
@@ -14,6 +14,7 @@ use crate::gateway::{Fact, Gateway};
 use crate::protocol::ConnId;
 use crate::protocol::error::RpcError;
 use crate::protocol::frame::Json;
+use crate::protocol::json::json;
 use crate::protocol::params::Loose;
 use crate::protocol::version::Protocol;
 use crate::runtime::stop::Stop;
