@@ -50,15 +50,24 @@ ensure_zig
 # The C parts for size: SQLite is half a megabyte smaller and waits for the disk anyway. They carry no tables for unwinding:
 # no panic goes through C (what SQLite calls back catches its own).
 declare -x "CFLAGS_${target//-/_}=-Os -fno-asynchronous-unwind-tables -fno-unwind-tables"
-# What of SQLite no statement of ours uses. Whoever comes to need one of them takes it off this list.
+# What of SQLite no statement of ours uses. Whoever comes to need one of them takes it off these lists.
 unused=(ENABLE_FTS3 ENABLE_FTS3_PARENTHESIS ENABLE_FTS5 ENABLE_RTREE ENABLE_DBSTAT_VTAB ENABLE_STAT4 ENABLE_API_ARMOR
-  ENABLE_LOAD_EXTENSION SOUNDEX)
-export LIBSQLITE3_FLAGS="${unused[*]/#/-USQLITE_} -DSQLITE_OMIT_LOAD_EXTENSION"
+  ENABLE_LOAD_EXTENSION ENABLE_COLUMN_METADATA SOUNDEX)
+left_out=(AUTHORIZATION COMPILEOPTION_DIAGS COMPLETE DATETIME_FUNCS DECLTYPE DEPRECATED DESERIALIZE GET_TABLE
+  INTROSPECTION_PRAGMAS LOAD_EXTENSION PROGRESS_CALLBACK SHARED_CACHE TCL_VARIABLE TRACE UTF16)
+export LIBSQLITE3_FLAGS="${unused[*]/#/-USQLITE_} ${left_out[*]/#/-DSQLITE_OMIT_} -DSQLITE_UNTESTABLE"
 # Frame pointers make the tables for unwinding smaller by more than they cost in code.
 # link-self-contained=no: zig has the start files, which Debian does not ship.
 flags="-C target-feature=+crt-static -C relocation-model=static -C target-cpu=$cpu -C force-frame-pointers=yes"
 # fmt-debug=shallow: what is derived for logs says which kind of thing it is and leaves out its fields.
 flags="$flags -C link-self-contained=no -Z fmt-debug=shallow"
+# use-sync-unwind: the tables for unwinding are right where a call may unwind, and not between all other instructions.
+# panic-in-drop=abort: what cleans up after a destructor that panics is left out. None of ours does; one that did would end
+# the process, as it does everywhere while another panic unwinds. All other panics are caught as ever.
+flags="$flags -Z use-sync-unwind=yes -Z panic-in-drop=abort"
+# location-detail=line: a panic says its thread, its message and the line, and not the file: their names, columns and
+# repetitions are a hundred kilobytes.
+flags="$flags -Z location-detail=line"
 build=(cargo-zigbuild zigbuild --locked --release --bin openclaw-rs --target "$target"
   -Z build-std=std,panic_unwind -Z build-std-features=panic-unwind,optimize_for_size)
 # The switch lets a stable compiler build its own standard library.

@@ -101,6 +101,7 @@ impl Logger {
         let writer = Writer { queue, file };
         let thread = threads::spawn("log", threads::STACK_BYTES, move || writer.run())?;
         std::panic::set_hook(Box::new(|info| {
+            // The static release knows the line and not the file.
             let place = info.location().map_or_else(String::new, |at| format!(" at={}:{}", at.file(), at.line()));
             let thread = std::thread::current();
             let name = thread.name().unwrap_or("unnamed");
