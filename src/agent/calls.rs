@@ -172,12 +172,11 @@ pub fn weigh(
     let tool = tools::find(&call.name)
         .filter(is_offered)
         .ok_or_else(|| Refusal::new(Code::UnsupportedTool, format!("Tool {} not found", call.name)))?;
-    let verdict = policy.verdict(tool.name);
-    if !verdict.allowed {
+    let may_call = policy.let_call(tool).map_err(|verdict| {
         let text = format!("policy_denied: {} may not be used here: {verdict}", tool.name);
-        return Err(Refusal { verdict: Some(verdict), ..Refusal::new(Code::PolicyDenied, text) });
-    }
-    let prepared = tool.prepare(&call.arguments).map_err(|error| Refusal::new(error.code(), error.to_string()))?;
+        Refusal { verdict: Some(verdict), ..Refusal::new(Code::PolicyDenied, text) }
+    })?;
+    let prepared = may_call.prepare(&call.arguments).map_err(|error| Refusal::new(error.code(), error.to_string()))?;
     let request = ActionRequest {
         id: Some(call.id.clone()),
         session_key: Some(input.session.as_str().to_owned()),
@@ -287,7 +286,7 @@ fn within_time(input: &RunInput, request: ActionRequest, text: &str) -> Judged {
 }
 
 /// Why a call may not be made. What is to be reviewed waits for a person, and a run has nobody to ask.
-fn refused(decision: &Decision, audit_only: bool) -> Option<String> {
+pub fn refused(decision: &Decision, audit_only: bool) -> Option<String> {
     let reasons = decision.reasons.join("; ");
     match decision.action {
         Action::Allow => None,

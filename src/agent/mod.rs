@@ -31,6 +31,7 @@ pub mod weight;
 
 pub mod ask;
 pub mod cooldown;
+pub mod invoke;
 pub mod memory;
 pub mod models;
 pub mod profiles;

@@ -53,10 +53,21 @@ pub struct Ask {
     pub timeout: Option<Duration>,
     /// Further fields of the request to the model, in the words of OpenAI's chat completions.
     pub params: Map<String, Value>,
-    /// Who speaks, as a channel knows them: what they may have done is theirs. Never what a client says of itself.
-    pub sender: Option<String>,
+    /// Who speaks, and where.
+    pub speaker: Speaker,
     /// Tools of the caller (HTTP face): a call of one ends the run with it.
     pub client_tools: Vec<super::talk::ToolSpec>,
+}
+
+/// Who speaks, and where: what they may have done depends on it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Speaker {
+    /// Who, as a channel knows them; never what a client says of itself.
+    pub sender: Option<String>,
+    /// The channel, where it is not the session's.
+    pub channel: Option<String>,
+    /// The account of ours on it, where it is not the session's.
+    pub account: Option<String>,
 }
 
 /// Longest further instructions in characters (SES-87).
@@ -81,6 +92,11 @@ pub trait Host {
     /// # Errors
     /// The store's; nothing was added then.
     fn record(&mut self, messages: Vec<Record>) -> Result<(), StoreError>;
+    /// Writes down what was decided that no message tells of; when it returns that is on disk.
+    ///
+    /// # Errors
+    /// The store's; nothing was written then.
+    fn decided(&mut self, judged: Vec<Judged>) -> Result<(), StoreError>;
     /// Messages for this run that came since it was last asked (mode `steer`): they are in the transcript already,
     /// oldest first.
     fn steered(&mut self) -> Vec<Steered>;

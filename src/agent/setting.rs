@@ -11,7 +11,7 @@ use super::conversation::{BYTES_PER_TOKEN, text_tokens};
 use super::history;
 use super::models::{CONTEXT_WINDOW_DEFAULT, ModelFacts, ModelNameError, ModelRef, Models, Pinning};
 use super::providers::table;
-use super::run::{Ask, EXTRA_SYSTEM_CHARS_MAX, RunInput};
+use super::run::{Ask, EXTRA_SYSTEM_CHARS_MAX, RunInput, Speaker};
 use super::talk::{Thinking, ToolSpec};
 use crate::config::load::Loaded;
 use crate::config::settings::tools::LoopDetection;
@@ -102,9 +102,9 @@ impl Setting {
         let sees_pictures = chain.iter().any(|model| models.facts(model).is_some_and(|facts| facts.sees_images));
         let first = chain.first();
         let zone = context::zone(runs);
-        let policy = policy(config, key, ask.sender.as_deref(), &session, first);
-        // What it may not use, or what can do nothing as configured, it is not told of.
-        let is_here = |tool: &&Tool| (tool.is_offered)(settings) && policy.allows(tool.name);
+        let policy = policy(config, key, &ask.speaker, &session, first);
+        // What it may not use it is not told of.
+        let is_here = |tool: &&Tool| policy.allows(tool.name);
         let own_tools = TOOLS.iter().filter(is_here).map(|tool| ToolSpec {
             name: tool.name.to_owned(),
             description: tool.description.to_owned(),
@@ -169,6 +169,12 @@ impl Setting {
         })
     }
 
+    /// The tools that a run started from here may use at most; `None`: it is restricted by nothing that it would leave.
+    pub fn inherited_tools(&self) -> Option<Vec<String>> {
+        let allowed = TOOLS.iter().map(|tool| tool.name).filter(|name| self.policy.allows(name));
+        self.policy.depends_on_conversation().then(|| allowed.map(str::to_owned).collect())
+    }
+
     /// Who is asked first, as provider and model.
     pub fn first(&self) -> (&str, &str) {
         self.chain.first().map_or(("", ""), |model| (&model.provider, &model.model))
@@ -185,11 +191,27 @@ impl Setting {
     }
 }
 
-/// Which tools may be used in the session `key` while `model` speaks, spoken to by `sender`.
+/// Which tools may be used in the session `key`, by the model that would be asked first there or by another one; and
+/// by which.
+pub fn session_policy(
+    config: &Loaded,
+    models: &Models,
+    key: &SessionKey,
+    speaker: &Speaker,
+    session: &SessionRow,
+    model: Option<ModelRef>,
+) -> (Policy, Option<ModelRef>) {
+    // Only a name that a caller gives can be refused.
+    let first = || Choice::of(config, models, session, None).ok()?.chain.into_iter().next();
+    let model = model.or_else(first);
+    (policy(config, key, speaker, session, model.as_ref()), model)
+}
+
+/// Which tools may be used in the session `key` while `model` answers what `speaker` says.
 pub fn policy(
     config: &Loaded,
     key: &SessionKey,
-    sender: Option<&str>,
+    speaker: &Speaker,
     session: &SessionRow,
     model: Option<&ModelRef>,
 ) -> Policy {
@@ -210,9 +232,9 @@ pub fn policy(
         spawned_by: session.spawned_by.as_deref(),
         model: model.map(|model| (model.provider.as_str(), model.model.as_str())),
         canonical_provider: table::canonical,
-        channel: session.channel.as_deref().or(key.channel()),
-        account: session.account_id.as_deref(),
-        sender: Sender { id: sender, ..Sender::default() },
+        channel: speaker.channel.as_deref().or(session.channel.as_deref()).or(key.channel()),
+        account: speaker.account.as_deref().or(session.account_id.as_deref()),
+        sender: Sender { id: speaker.sender.as_deref(), ..Sender::default() },
         role,
         is_sandboxed: config.settings.agents.is_sandboxed(agent, is_main),
         inherited: inherited.as_deref(),

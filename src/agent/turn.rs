@@ -33,7 +33,7 @@ use crate::store::StoreError;
 use crate::store::media::MediaDir;
 use crate::tools::guard::{Guard, Standing};
 use crate::tools::policy::Policy;
-use crate::tools::{self, Effect, TOOLS};
+use crate::tools::{self, Effect};
 
 /// How much less of a conversation is sent, in percent, after a provider found it too long although we did not.
 const SHRINK_PERCENT: u64 = 60;
@@ -640,7 +640,7 @@ impl Turn<'_> {
             return Cow::Borrowed(&setting.policy);
         }
         let RunInput { config, session, ask, .. } = self.input;
-        Cow::Owned(setting::policy(config, session, ask.sender.as_deref(), &setting.session, Some(model)))
+        Cow::Owned(setting::policy(config, session, &ask.speaker, &setting.session, Some(model)))
     }
 
     /// Makes a call; what its tool asks the program for is carried out under `key`.
@@ -655,9 +655,7 @@ impl Turn<'_> {
         let judged = weighed.judged.clone();
         let mut called = caller(setting, call, weighed);
         let Some(order) = called.order.take() else { return called };
-        // Who starts a run elsewhere does not get back there what is not allowed here.
-        let allowed = || TOOLS.iter().map(|tool| tool.name).filter(|name| setting.policy.allows(name));
-        let tools = setting.policy.depends_on_conversation().then(|| allowed().map(str::to_owned).collect());
+        let tools = setting.inherited_tools();
         match self.host.carry_out(Ordered { order, key, judged, tools }) {
             Ok(answer) => Called::answered(call, answer),
             Err(why) => Called::failed(call, why),

@@ -40,6 +40,8 @@ pub struct Args {
     pub onboard: OnboardArgs,
     /// Which models.
     pub models: ModelsArgs,
+    /// Which tool, and where.
+    pub tools: ToolsArgs,
     /// Which device.
     pub devices: DevicesArgs,
     /// Which configuration key, and its value.
@@ -129,6 +131,29 @@ pub struct SessionsArgs {
     pub agent: Option<String>,
     /// Only those active within this many minutes.
     pub active_minutes: Option<u32>,
+}
+
+/// Which tool, and where.
+#[derive(Debug, Default)]
+pub struct ToolsArgs {
+    /// Its name.
+    pub tool: Option<String>,
+    /// The session.
+    pub session: Option<String>,
+    /// The agent.
+    pub agent: Option<String>,
+    /// As if spoken to on this channel,
+    pub channel: Option<String>,
+    /// on this account of ours,
+    pub account: Option<String>,
+    /// by this person,
+    pub sender: Option<String>,
+    /// with this provider's model.
+    pub model: Option<String>,
+    /// What it is called with, as JSON text.
+    pub arguments: Option<String>,
+    /// Only decide about the call.
+    pub is_dry: bool,
 }
 
 /// What to say to an agent, and how it is to answer.

@@ -6,6 +6,7 @@ use super::term::Out;
 use super::{CliError, Outcome};
 use super::{
     agent, chat, completions, config, defend, devices, doctor, gateway, health, help, man, models, onboard, sessions,
+    tools,
 };
 
 /// The program itself: without a command it runs the daemon.
@@ -31,6 +32,8 @@ pub static ROOT: Command = Command {
         &health::STATUS,
         &sessions::COMMAND,
         &models::COMMAND,
+        &tools::COMMAND,
+        &tools::POLICY,
         &onboard::ONBOARD,
         &onboard::CONFIGURE,
         &config::COMMAND,

@@ -21,6 +21,7 @@ pub mod reference;
 
 pub mod table;
 pub mod term;
+pub mod tools;
 
 pub mod client;
 pub mod place;

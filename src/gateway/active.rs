@@ -30,14 +30,14 @@ pub struct Counts {
 impl Active {
     /// A job starts.
     pub fn started(&mut self, origin: &Origin) {
-        if let Origin::Request { method, .. } = origin {
+        if let Some(method) = method(origin) {
             *self.by_method.entry(method).or_default() += 1;
         }
     }
 
     /// A job reported, or its lane would not take it.
     pub fn ended(&mut self, origin: &Origin) {
-        let Origin::Request { method, .. } = origin else { return };
+        let Some(method) = method(origin) else { return };
         if let Some(n) = self.by_method.get_mut(method) {
             *n -= 1;
             if *n == 0 {
@@ -56,6 +56,15 @@ impl Active {
             session_writes: self.by_method.iter().filter(|(name, _)| writes_sessions(name)).map(|(_, n)| n).sum(),
             messages,
         }
+    }
+}
+
+/// The method that a job is for.
+fn method(origin: &Origin) -> Option<&'static str> {
+    match origin {
+        Origin::Request { method, .. } => Some(method),
+        Origin::Invocation(_) => Some("tools.invoke"),
+        _ => None,
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 
 use super::http::HttpResponse;
+use crate::agent::invoke::Invoke;
 use crate::agent::run::RunInput;
 use crate::intake::Message;
 use crate::protocol::ConnId;
@@ -123,6 +124,8 @@ pub enum Origin {
     RunEnd(RunNo),
     /// A summary is made for a caller.
     Compaction(RunNo),
+    /// A tool is called for a caller.
+    Invocation(RunNo),
     /// Somebody writes in a session, which is looked up before others are told.
     Typing(Box<super::typing::Asked>),
     /// Some calls wait for what providers say of subscriptions.
@@ -170,12 +173,23 @@ pub struct RunWork {
     pub session_id: Option<String>,
     /// What it starts with.
     pub input: RunInput,
-    /// It summarises the conversation, with these wishes, instead of answering.
-    pub compact: Option<String>,
+    /// What it is to do.
+    pub task: Task,
     /// Stopped here, seen there.
     pub stop: Stop,
     /// Messages that are to reach it while it goes on.
     pub steered: Receiver<Steered>,
+}
+
+/// What a thread of the run lane does.
+#[derive(Debug)]
+pub enum Task {
+    /// Answers the session's newest message.
+    Answer,
+    /// Summarises the conversation, with these wishes.
+    Compact(String),
+    /// Calls one tool.
+    Invoke(Box<Invoke>),
 }
 
 /// A message that is offered to a run while it goes on.

@@ -100,6 +100,8 @@ pub enum Fact {
     },
     /// A run's thread is done.
     RunEnded(Box<crate::agent::run::RunEnd>),
+    /// A tool that was called for a caller has ended.
+    Invoked(Box<crate::agent::invoke::Invoked>),
     /// What came of a run is on disk.
     RunClosed,
     /// The configuration was read again because somebody asked, or written.
@@ -230,7 +232,7 @@ impl Gateway {
                 debug_assert!(false, "a message's fact without its message")
             }
             // And these to a run, or to who had a session looked up, which take them in `dispatch`.
-            Fact::TurnBegan { .. } | Fact::RunEnded(_) | Fact::RunClosed | Fact::SessionId(_) => {
+            Fact::TurnBegan { .. } | Fact::RunEnded(_) | Fact::Invoked(_) | Fact::RunClosed | Fact::SessionId(_) => {
                 debug_assert!(false, "a fact without who asked for it");
             }
             Fact::FirstWords(first) => self.say_first(*first),

@@ -27,6 +27,7 @@ pub mod hello;
 pub mod housekeeping;
 pub mod http;
 pub mod inbound;
+pub mod invocations;
 pub mod limiter;
 pub mod locality;
 pub mod media;
@@ -211,6 +212,7 @@ pub struct Gateway {
     stability: stability::Stability,
     inbound: inbound::Inbound,
     runs: runs::Runs,
+    invocations: invocations::Invocations,
     /// HTTP requests that wait for a method's answer.
     http_calls: BTreeMap<ConnId, routes::HttpCall>,
     /// Sessions of responses that may be continued.
@@ -290,6 +292,7 @@ impl Gateway {
             stability: stability::Stability::default(),
             inbound: inbound::Inbound::new(kept.runs),
             runs,
+            invocations: invocations::Invocations::default(),
             http_calls: BTreeMap::new(),
             responses: openai::Responses::default(),
             next_tick: now.mono + tick,
@@ -333,12 +336,21 @@ impl Gateway {
         let suspended_until = self.suspension.as_ref().map(|held| held.until);
         let runs = self.runs.deadline(self.now);
         let typing = self.typing.deadline();
+        let invocations = self.invocations.deadline();
         let approvals = self
             .approvals
             .next_due_ms()
             .map(|due_ms| self.now.mono + Duration::from_millis(u64::try_from(due_ms - self.now.wall_ms).unwrap_or(0)));
         let typing = typing.into_iter().chain(approvals);
-        self.reload.next_poll().into_iter().chain(suspended_until).chain(runs).chain(typing).chain([earliest]).min()
+        self.reload
+            .next_poll()
+            .into_iter()
+            .chain(suspended_until)
+            .chain(runs)
+            .chain(typing)
+            .chain(invocations)
+            .chain([earliest])
+            .min()
     }
 
     /// The configuration in force.
@@ -367,6 +379,7 @@ impl Gateway {
             self.left_presence.extend(ready.presence_key);
         }
         self.typing.left(conn);
+        self.leave_invocations(conn);
         let keys = std::mem::take(&mut self.left_presence);
         let mut changed = false;
         for key in keys {
@@ -405,6 +418,7 @@ impl Gateway {
         }
         self.end_suspension(now);
         self.tend_runs(now);
+        self.tend_invocations(now);
         self.tend_approvals(now);
         self.tell_typing(now);
         self.keep_house(now);
@@ -418,6 +432,7 @@ impl Gateway {
         }
         self.save_system_events(self.now);
         self.stop_all_runs();
+        self.stop_invocations();
         self.end_openai_calls();
         if let Ok(payload) = Json::of(&serde_json::json!({ "reason": reason })) {
             self.broadcast(&broadcast::SHUTDOWN, For::All, &payload);

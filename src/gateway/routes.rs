@@ -13,7 +13,7 @@ use super::effect::{Done, Effect, Job, Origin, Work};
 use super::http::{HttpRequest, HttpResponse};
 use super::limiter::{Kind, Subject};
 use super::locality::{Head, OriginVerdict};
-use super::{Fact, Gateway, inbound, openai, setups, table};
+use super::{Fact, Gateway, inbound, invocations, openai, setups, table};
 use crate::intake::hooks::{self, Batch};
 use crate::intake::uploads::Uploads;
 use crate::protocol::ConnId;
@@ -54,6 +54,8 @@ pub enum HttpCall {
         /// What came of each message, in order.
         outcomes: Vec<Option<Result<HookOutcome, RpcError>>>,
     },
+    /// For a tool to end (`POST /tools/invoke`).
+    Invoke,
     /// For its run to end (`/v1/*`).
     OpenAi(Box<super::openai::Live>),
 }
@@ -112,6 +114,7 @@ static ROUTES: &[Route] = &[
     Route { path: Match::Under("/channel/"), methods: &["POST"], handler: channel_hook },
     Route { path: Match::Under("/channels/"), methods: &["POST"], handler: channel_hook },
     Route { path: Match::Below("/j/"), methods: &["GET"], handler: setup_link },
+    Route { path: Match::Exact("/tools/invoke"), methods: &["POST"], handler: invocations::http },
     Route { path: Match::Exact("/v1/models"), methods: &["GET"], handler: openai::models },
     Route { path: Match::Below("/v1/models/"), methods: &["GET"], handler: openai::models },
     Route { path: Match::Exact("/v1/chat/completions"), methods: &["POST"], handler: openai::chat },

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::mailbox::LoopSender;
 use super::run_host::{self, Tools, Written};
 use crate::gateway::effect::RunWork;
-use crate::gateway::{Done, Fact, Job, Lane, Origin, Report, Work};
+use crate::gateway::{Done, Job, Lane, Origin, Report, Work};
 use crate::protocol::error::RpcError;
 use crate::runtime::metrics;
 use crate::runtime::pool::{Panicked, Pool, Spec};
@@ -204,8 +204,7 @@ impl Lanes {
 
 /// One run, from its first look at the transcript to its end.
 fn run(tools: &mut Tools, work: RunWork) -> Done {
-    let end = run_host::run(tools, work);
-    Done { answer: None, facts: vec![Fact::RunEnded(Box::new(end))] }
+    Done { answer: None, facts: vec![run_host::run(tools, work)] }
 }
 
 /// What the store gets to close its file however long the others took.

@@ -8,10 +8,10 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use serde_json::Value;
 
 use super::mailbox::LoopSender;
-use crate::agent::run::{Host, Ordered, Record, RunEnd, RunEvent, Steered as Said};
-use crate::agent::turn;
+use crate::agent::run::{Host, Judged, Ordered, Record, RunEvent, Steered as Said};
+use crate::agent::{invoke, turn};
 use crate::config::load::Loaded;
-use crate::gateway::effect::{RunNo, RunWork, Steered};
+use crate::gateway::effect::{RunNo, RunWork, Steered, Task};
 use crate::gateway::runs::{children, steps};
 use crate::gateway::{Done, Fact, Origin, Report};
 use crate::protocol::error::RpcError;
@@ -50,14 +50,15 @@ pub(super) struct Tools {
     pub(super) sender: LoopSender,
 }
 
-/// Runs one agent's run to its end.
-pub(super) fn run(tools: &mut Tools, work: RunWork) -> RunEnd {
-    let RunWork { no, turn_id, session_id, input, compact, stop, steered } = work;
+/// Does what a thread of the run lane is for, to its end.
+pub(super) fn run(tools: &mut Tools, work: RunWork) -> Fact {
+    let RunWork { no, turn_id, session_id, input, task, stop, steered } = work;
     let (session, config) = (input.session.clone(), Arc::clone(&input.config));
     let mut host = RunHost { tools, no, turn_id, session_id, stop, steered, session, config };
-    match compact {
-        None => turn::run(input, &mut host),
-        Some(wishes) => turn::compact_run(&input, Some(wishes.as_str()), &mut host),
+    match task {
+        Task::Answer => Fact::RunEnded(Box::new(turn::run(input, &mut host))),
+        Task::Compact(wishes) => Fact::RunEnded(Box::new(turn::compact_run(&input, Some(wishes.as_str()), &mut host))),
+        Task::Invoke(wanted) => Fact::Invoked(Box::new(invoke::invoke(&input, &mut host, &wanted))),
     }
 }
 
@@ -93,6 +94,11 @@ impl Host for RunHost<'_> {
         let (session, config, now_ms) = (self.session.clone(), Arc::clone(&self.config), self.now_ms());
         let (session_id, turn_id) = (self.session_id.clone(), self.turn_id);
         self.write(move |db| steps::record(db, &session, (session_id.as_deref(), turn_id), &records, &config, now_ms))
+    }
+
+    fn decided(&mut self, judged: Vec<Judged>) -> Result<(), StoreError> {
+        let (session, now_ms) = (self.session.clone(), self.now_ms());
+        self.write(move |db| steps::decided(db, &session, &judged, now_ms))
     }
 
     fn carry_out(&mut self, ordered: Ordered) -> Result<Value, String> {

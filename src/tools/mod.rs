@@ -50,11 +50,11 @@ pub struct Tool {
 }
 
 impl Tool {
-    /// Reads a call of it.
+    /// Reads a call of it. Others come by [`policy::MayCall::prepare`].
     ///
     /// # Errors
     /// [`ToolError::Arguments`], in words for the model.
-    pub fn prepare(&self, arguments: &Value) -> Result<Box<dyn Prepared>, ToolError> {
+    fn prepare(&self, arguments: &Value) -> Result<Box<dyn Prepared>, ToolError> {
         (self.prepare)(arguments)
     }
 }

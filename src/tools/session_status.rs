@@ -150,6 +150,9 @@ fn details(facts: &Facts) -> Value {
         "contextTokens": facts.context_tokens,
         "contextWindow": facts.context_window,
         "compactionCount": facts.compactions,
+        // It only looks.
+        "changedModel": false,
+        "statusText": card(facts),
     })
 }
 

@@ -3,6 +3,7 @@
 mod models;
 mod onboard;
 mod talk;
+mod tools;
 
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;

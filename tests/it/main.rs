@@ -36,6 +36,8 @@ mod web;
 mod attachments;
 // What the defender decides about messages and tool calls.
 mod judged;
+// Tools: which there are, to whom, and calling one without a model.
+mod tools;
 // Conversations of more than two.
 mod groups;
 // Runs that a run starts.

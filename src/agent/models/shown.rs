@@ -58,7 +58,7 @@ pub fn listed_profiles(
 }
 
 /// The provider that a list of keys is for.
-pub(super) fn list_name(name: &str) -> String {
+pub fn list_name(name: &str) -> String {
     table::canonical(&name.strip_suffix(KEYS_SUFFIX).unwrap_or(name).replace('_', "-"))
 }
 

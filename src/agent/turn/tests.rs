@@ -84,6 +84,10 @@ impl Host for Double {
         Ok(())
     }
 
+    fn decided(&mut self, _: Vec<Judged>) -> Result<(), StoreError> {
+        unreachable!("messages tell of everything that a run decides")
+    }
+
     fn carry_out(&mut self, ordered: Ordered) -> Result<serde_json::Value, String> {
         self.fuse.tick();
         self.ordered.push(ordered);

@@ -1,4 +1,4 @@
-//! `tools.*`, `security.tool_runtime_policy`, `agents.*.tools`: what agents may use, as written.
+//! `tools.*`, `security.tool_runtime_policy`, `agents.*.tools`, `gateway.tools`: what agents may use, as written.
 //!
 //! These are the words of the configuration, by scope; what they come to for one call is `tools::policy`'s to say.
 //! Scopes inside other keys (an agent's, a provider's, a sender's, a group's) are read by one reader of values, so they
@@ -124,6 +124,10 @@ pub struct Tools {
     pub subagents: Lists,
     pub loops: LoopDetection,
     pub apply_patch: ApplyPatch,
+    /// `gateway.tools`: what callers over HTTP may not call beside the built-in list, and what is taken off that.
+    pub http_deny: Vec<String>,
+    /// See [`Tools::http_deny`].
+    pub http_allow: Vec<String>,
 }
 
 const BOTH: &str = "cannot set both allow and alsoAllow in the same scope (merge alsoAllow into allow, or remove allow \
@@ -159,6 +163,8 @@ impl Tools {
             subagents: one(&tools, "subagents", "tools"),
             loops: LoopDetection::read(&policy.at("loop_detection"), &tools.at("loopDetection")),
             apply_patch: ApplyPatch { is_on: patch.flag("enabled"), models: patch.texts("allowModels") },
+            http_deny: root.texts("gateway.tools.deny"),
+            http_allow: root.texts("gateway.tools.allow"),
         }
     }
 }

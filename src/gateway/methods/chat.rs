@@ -38,7 +38,11 @@ crate::methods! {
 }
 
 /// The session a caller means; protocol 4 may name the agent beside the key.
-pub(super) fn session_key(text: &str, agent: Option<&NonEmpty>, keys: &KeyRules) -> Result<SessionKey, RpcError> {
+pub(in crate::gateway) fn session_key(
+    text: &str,
+    agent: Option<&NonEmpty>,
+    keys: &KeyRules,
+) -> Result<SessionKey, RpcError> {
     let named = agent.map(|agent| agent_id(&agent.0));
     let rules = KeyRules { default_agent: named.clone().unwrap_or_else(|| keys.default_agent.clone()), ..keys.clone() };
     let key = SessionKey::parse(text, &rules)

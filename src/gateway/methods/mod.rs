@@ -15,6 +15,7 @@ pub mod doctor;
 pub mod exec_approvals;
 pub mod health;
 pub mod models;
+pub mod models_auth;
 pub mod node;
 pub mod secrets;
 pub mod sessions;
@@ -22,6 +23,7 @@ pub mod setup;
 pub mod status;
 pub mod suspend;
 pub mod system;
+pub mod tools;
 pub mod update;
 pub mod usage;
 pub mod voicewake;
@@ -47,8 +49,10 @@ pub static FAMILIES: &[&[Method]] = &[
     agents::METHODS,
     agent::METHODS,
     models::METHODS,
+    models_auth::METHODS,
     channels::METHODS,
     chat::METHODS,
+    tools::METHODS,
     commands::METHODS,
     sessions::METHODS,
     usage::METHODS,

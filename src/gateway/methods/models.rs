@@ -118,7 +118,7 @@ pub(super) fn choice(gateway: &Gateway, protocol: Protocol, agent: &str) -> Valu
 }
 
 /// The agent a caller means; the default one when it names none.
-pub(super) fn asked_agent(gateway: &Gateway, asked: Option<&str>) -> Result<String, RpcError> {
+pub(in crate::gateway) fn asked_agent(gateway: &Gateway, asked: Option<&str>) -> Result<String, RpcError> {
     let Some(asked) = asked.map(str::trim).filter(|id| !id.is_empty()) else {
         return Ok(gateway.keys.default_agent.clone());
     };

@@ -173,7 +173,7 @@ pub(super) fn responses(gateway: &mut Gateway, now: Now, conn: ConnId, request: 
 ///
 /// # Errors
 /// The response to refuse with.
-fn caller(
+pub(super) fn caller(
     gateway: &mut Gateway,
     now: Now,
     conn: ConnId,
@@ -421,6 +421,7 @@ impl Gateway {
         if let Some(HttpCall::OpenAi(live)) = self.http_calls.remove(&conn) {
             self.leave_run(now, &live.run_id, conn, Why::Rpc);
         }
+        self.leave_invocations(conn);
     }
 }
 

@@ -3,17 +3,15 @@
 //! It keeps the session's place while it goes on, so messages that come meanwhile wait for it as for a run. It has no
 //! message of its own and no row in the inbox: a gateway that ends forgets it, and its caller asks again.
 
-use std::sync::Arc;
-
 use crossbeam_channel::never;
 use serde_json::Value;
 
 use super::lane;
-use crate::agent::run::{Ask, Outcome, RunEnd, RunInput};
+use crate::agent::run::{Ask, Outcome, RunEnd};
 use crate::agent::turn::Compacted;
 use crate::gateway::broadcast::{self, For};
 use crate::gateway::dispatch::BUSY_RETRY_MS;
-use crate::gateway::effect::{Done, Effect, Job, Origin, RunNo, RunWork, Work};
+use crate::gateway::effect::{Done, Effect, Job, Origin, RunNo, RunWork, Task, Work};
 use crate::gateway::methods::sessions::change::count_compacted;
 use crate::gateway::table::{Call, StoreCx};
 use crate::gateway::{Fact, Gateway};
@@ -53,8 +51,7 @@ impl Gateway {
         if !self.runs.scheduler.reserve(&session, lane(&session)) {
             return Err(RpcError::busy("the session is busy", BUSY_RETRY_MS));
         }
-        let no = RunNo(self.runs.next_no);
-        self.runs.next_no += 1;
+        let no = self.runs.take_no();
         let key = session.as_str().to_owned();
         let operation_id = random::uuid();
         let compaction =
@@ -88,24 +85,16 @@ impl Gateway {
     fn summarise_session(&mut self, no: RunNo, session_id: String) {
         let Some(compaction) = self.runs.compactions.get_mut(&no) else { return };
         compaction.session_id = Some(session_id.clone());
-        let input = RunInput {
-            run_id: random::uuid(),
-            session: compaction.session.clone(),
-            config: Arc::clone(&self.config),
-            rules: Arc::clone(&self.rules),
-            models: Arc::clone(&self.runs.models),
-            cooldowns: self.runs.cooldowns.clone(),
-            ask: Ask::default(),
-            attempt: 1,
-        };
+        let (session, stop) = (compaction.session.clone(), compaction.stop.clone());
+        let input = self.run_input(random::uuid(), session, Ask::default());
         let work = RunWork {
             no,
             // Nothing is steered into it, so no message joins its turn.
             turn_id: None,
             session_id: Some(session_id),
             input,
-            compact: Some(String::new()),
-            stop: compaction.stop.clone(),
+            task: Task::Compact(String::new()),
+            stop,
             steered: never(),
         };
         self.effects.push_back(Effect::Start(Job { origin: Origin::Compaction(no), work: Work::Run(Box::new(work)) }));

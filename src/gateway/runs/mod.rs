@@ -34,7 +34,7 @@ use super::stability::{Details, Kind};
 use super::{Fact, Gateway};
 use crate::agent::cooldown::Cooldowns;
 use crate::agent::models::LazyModels;
-use crate::agent::run::{Ask, RunEnd, RunEvent};
+use crate::agent::run::{Ask, RunEnd, RunEvent, RunInput, Speaker};
 use crate::agent::talk::ToolSpec;
 use crate::config::load::{LoadInputs, Loaded};
 use crate::config::settings::scheduling::{Mode, Wishes};
@@ -269,8 +269,7 @@ impl Runs {
         starter: Option<ConnId>,
         begun: u32,
     ) -> RunNo {
-        let no = RunNo(self.next_no);
-        self.next_no += 1;
+        let no = self.take_no();
         self.by_id.insert(message.run_id.clone(), no);
         Arc::make_mut(&mut self.listed).add(message.session.as_str(), &message.run_id);
         let open = Open {
@@ -286,6 +285,13 @@ impl Runs {
             phase: Phase::Waiting,
         };
         self.open.insert(no, open);
+        no
+    }
+
+    /// A number that nothing had before.
+    pub(super) fn take_no(&mut self) -> RunNo {
+        let no = RunNo(self.next_no);
+        self.next_no += 1;
         no
     }
 
@@ -635,6 +641,22 @@ impl Gateway {
     }
 }
 
+impl Gateway {
+    /// What something begins with that no message asks for.
+    pub(super) fn run_input(&self, run_id: String, session: SessionKey, ask: Ask) -> RunInput {
+        RunInput {
+            run_id,
+            session,
+            config: Arc::clone(&self.config),
+            rules: Arc::clone(&self.rules),
+            models: Arc::clone(&self.runs.models),
+            cooldowns: self.runs.cooldowns.clone(),
+            ask,
+            attempt: 1,
+        }
+    }
+}
+
 /// What a message's sender asks of its run.
 fn ask(message: &Message) -> Ask {
     let wish = &message.wish;
@@ -651,6 +673,9 @@ fn ask(message: &Message) -> Ask {
         params: wish.params.clone(),
         client_tools: wish.tools.iter().map(tool).collect(),
         // A webhook's signature vouches for whom it names; a client is whoever it says.
-        sender: message.sender.clone().filter(|_| message.source == Source::Hook),
+        speaker: Speaker {
+            sender: message.sender.clone().filter(|_| message.source == Source::Hook),
+            ..Speaker::default()
+        },
     }
 }

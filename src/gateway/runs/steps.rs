@@ -57,12 +57,22 @@ pub fn record(
             }
             let row = row::told_v4(db, &added.session, &row::Context::of(config), now_ms)?;
             facts.extend(Fact::of_added(session, added, "send", row));
-            for judged in &record.judged {
-                let Judged { request, decision, preview } = judged;
-                db.decision_record(&judge::stored(request, decision, preview.clone(), now_ms))?;
-                facts.push(Fact::Decided(Box::new((session.clone(), judged.clone()))));
-            }
+            facts.extend(decided(db, session, &record.judged, now_ms)?);
         }
+    }
+    Ok(facts)
+}
+
+/// Writes down what was decided in a session, whether or not a message tells of it.
+///
+/// # Errors
+/// The store's.
+pub fn decided(db: &Db<'_>, session: &SessionKey, judged: &[Judged], now_ms: i64) -> Result<Vec<Fact>, StoreError> {
+    let mut facts = Vec::new();
+    for judged in judged {
+        let Judged { request, decision, preview } = judged;
+        db.decision_record(&judge::stored(request, decision, preview.clone(), now_ms))?;
+        facts.push(Fact::Decided(Box::new((session.clone(), judged.clone()))));
     }
     Ok(facts)
 }

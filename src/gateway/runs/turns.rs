@@ -12,7 +12,7 @@ use super::shown::{On, Shown};
 use super::{ATTEMPTS_MAX, Again, Asker, Beginning, Going, OfSession, Open, Phase, STEERED_MAX, ask, item, lane};
 use crate::agent::run::{Outcome, RunEnd, RunInput};
 use crate::config::settings::scheduling::Mode;
-use crate::gateway::effect::{Done, Effect, Job, Origin, RunNo, RunWork, Steered, Work};
+use crate::gateway::effect::{Done, Effect, Job, Origin, RunNo, RunWork, Steered, Task, Work};
 use crate::gateway::{Fact, Gateway};
 use crate::intake::{Message, Source, accept};
 use crate::protocol::error::RpcError;
@@ -242,14 +242,14 @@ impl Gateway {
             attempt: open.begun,
         };
         let mut shown = Shown::new(message.run_id.clone(), message.session.clone(), session_id.clone(), now);
-        let compact = message.wish.compact.clone();
+        let task = message.wish.compact.clone().map_or(Task::Answer, Task::Compact);
         let (turn_id, own_stop) = (open.inbox_id, stop.clone());
         let work = Work::Run(Box::new(RunWork {
             no,
             turn_id: Some(turn_id),
             session_id,
             input,
-            compact,
+            task,
             stop: own_stop,
             steered,
         }));

@@ -13,7 +13,8 @@
 //! 8. the sandbox's tools, where the session has one,
 //! 9. what runs that a run starts are never given, and `tools.subagents.tools`,
 //! 10. what the run that started this one had,
-//! 11. `tools.exec.applyPatch`, for that tool alone.
+//! 11. `tools.exec.applyPatch`, for that tool alone,
+//! 12. what can do nothing as configured.
 //!
 //! A tool must pass every stage. In each one `deny` wins over `allow`, and an empty `allow` restricts nothing. So a
 //! further entry in a `deny` takes tools away and never gives any, wherever it stands.
@@ -25,9 +26,12 @@ pub mod names;
 
 use std::fmt;
 
+use serde_json::Value;
+
 use crate::config::settings::Settings;
 use crate::config::settings::tools::{Group, Lists, Profile, ProviderScope, Scope, Tools};
 use crate::protocol::session_key::SessionKey;
+use crate::tools::{Prepared, TOOLS, Tool, ToolError};
 
 /// Tools that a run which another run started is never given: what concerns the whole program, or speaks to people.
 const SUBAGENT_DENY: &[&str] =
@@ -52,6 +56,23 @@ const SANDBOX_ALLOW: &[&str] = &[
 ];
 /// and what it withholds.
 const SANDBOX_DENY: &[&str] = &["browser", "canvas", "nodes", "cron", "gateway"];
+/// What callers over the gateway may not call: commands, files, other sessions, the gateway itself. Upstream's list, and
+/// what its gateway has no such tools for.
+const GATEWAY_DENY: &[&str] = &[
+    "exec",
+    "process",
+    "write",
+    "edit",
+    "apply_patch",
+    "sessions_spawn",
+    "sessions_send",
+    "cron",
+    "gateway",
+    "nodes",
+    "whatsapp_login",
+];
+/// What of it only an owner may be allowed.
+const OWNER_ONLY: &[&str] = &["cron", "gateway", "nodes"];
 /// Providers whose models write patches in the form that `apply_patch` takes.
 const PATCHING_PROVIDERS: &[&str] = &["openai", "openai-codex"];
 
@@ -120,6 +141,19 @@ pub struct Verdict {
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", self.rule, self.stage)
+    }
+}
+
+/// A tool that a policy lets be called: the only way to read a call of one.
+pub struct MayCall(&'static Tool);
+
+impl MayCall {
+    /// Reads a call of it.
+    ///
+    /// # Errors
+    /// [`ToolError::Arguments`], in words for the model.
+    pub fn prepare(&self, arguments: &Value) -> Result<Box<dyn Prepared>, ToolError> {
+        self.0.prepare(arguments)
     }
 }
 
@@ -231,6 +265,7 @@ impl Policy {
             }));
         }
         add(Stage::of_patches(tools, subject));
+        add(Stage::of_idle(settings));
         Policy { profile, stages }
     }
 
@@ -243,6 +278,35 @@ impl Policy {
     pub fn allows(&self, tool: &str) -> bool {
         let tool = names::canonical(tool);
         self.stages.iter().all(|stage| stage.word(&tool).passes())
+    }
+
+    /// The same for a caller who is no model: what is too dangerous for programs that hold a secret, or makes no sense
+    /// there, is denied unless it is allowed by name; and what only an owner may do, whatever is allowed.
+    pub fn over_gateway(mut self, tools: &Tools, is_owner: bool) -> Policy {
+        let allowed = patterns(&tools.http_allow);
+        let is_denied = |name: &&&str| {
+            let is_allowed = allowed.iter().any(|pattern| pattern.fits(name));
+            !is_allowed || !is_owner && OWNER_ONLY.contains(*name)
+        };
+        let built_in: Vec<&str> = GATEWAY_DENY.iter().filter(is_denied).copied().collect();
+        for (key, deny) in
+            [("gateway.tools: the built-in list", patterns(&built_in)), ("gateway.tools", patterns(&tools.http_deny))]
+        {
+            if !deny.is_empty() {
+                let key = key.to_owned();
+                self.stages.push(Stage { name: "gateway", key, profile: None, allow: None, deny });
+            }
+        }
+        self
+    }
+
+    /// Lets a tool be called.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn let_call(&self, tool: &'static Tool) -> Result<MayCall, Verdict> {
+        let verdict = self.verdict(tool.name);
+        if verdict.allowed { Ok(MayCall(tool)) } else { Err(verdict) }
     }
 
     /// Whether a tool may be used, and why.
@@ -459,6 +523,14 @@ impl Stage {
         };
         let deny = vec![Pattern::of("apply_patch")];
         Some(Stage { name: "model", key: key.to_owned(), profile: None, allow: None, deny })
+    }
+
+    /// Tools that can do nothing as configured; `None`: every one can.
+    fn of_idle(settings: &Settings) -> Option<Stage> {
+        let idle = TOOLS.iter().filter(|tool| !(tool.is_offered)(settings));
+        let deny: Vec<Pattern> = idle.map(|tool| Pattern::of(tool.name)).collect();
+        let key = "it can do nothing as configured".to_owned();
+        (!deny.is_empty()).then_some(Stage { name: "configuration", key, profile: None, allow: None, deny })
     }
 
     /// What it says of the tool of this canonical name.

@@ -103,6 +103,28 @@ pub fn canonical(name: &str) -> String {
     }
 }
 
+/// A name for people: `memory_get` is `Memory Get`.
+pub fn title(name: &str) -> String {
+    let word = |word: &str| {
+        let mut chars = word.chars();
+        chars.next().map(|first| first.to_uppercase().chain(chars).collect::<String>()).unwrap_or_default()
+    };
+    name.split('_').map(word).collect::<Vec<_>>().join(" ")
+}
+
+/// What people call the tool of this name, upstream's word where that is another one.
+pub fn label(name: &str) -> String {
+    let known = [
+        ("agents_list", "Agents"),
+        ("sessions_history", "Session History"),
+        ("sessions_list", "Sessions"),
+        ("sessions_send", "Session Send"),
+        ("sessions_spawn", "Sub-agent"),
+        ("tts", "TTS"),
+    ];
+    known.iter().find(|(known, _)| *known == name).map_or_else(|| title(name), |(_, label)| (*label).to_owned())
+}
+
 /// The place of the tool of this canonical name.
 pub fn place_of(name: &str) -> Option<&'static Place> {
     PLACES.iter().find(|place| place.name == name)

@@ -316,6 +316,44 @@ fn every_stage_can_be_asked() {
 }
 
 #[test]
+fn callers_over_the_gateway_may_do_less() {
+    let over = |config: Value, is_owner: bool| {
+        let tools = Settings::of_document(&config).unwrap().tools;
+        policy_of(&config, &who()).over_gateway(&tools, is_owner)
+    };
+    let policy = over(json!({}), true);
+    for tool in [
+        "exec",
+        "bash",
+        "process",
+        "write",
+        "edit",
+        "apply_patch",
+        "sessions_spawn",
+        "sessions_send",
+        "cron",
+        "gateway",
+        "nodes",
+    ] {
+        let verdict = policy.verdict(tool);
+        assert_eq!(
+            (verdict.allowed, verdict.stage),
+            (false, if tool == "apply_patch" { "model" } else { "gateway" }),
+            "{tool}"
+        );
+    }
+    assert!(["read", "session_status", "memory_search", "web_fetch"].iter().all(|tool| policy.allows(tool)));
+    let opened = json!({ "gateway": { "tools": { "allow": ["Exec", "nodes"], "deny": ["read"] } } });
+    let policy = over(opened.clone(), true);
+    assert!(policy.allows("exec") && policy.allows("nodes") && !policy.allows("read") && !policy.allows("write"));
+    assert!(over(opened.clone(), false).allows("exec") && !over(opened, false).allows("nodes"), "that is an owner's");
+    let both = json!({ "gateway": { "tools": { "allow": ["exec"], "deny": ["exec"] } } });
+    assert!(!over(both, true).allows("exec"), "deny wins");
+    let denied = json!({ "tools": { "deny": ["exec"] }, "gateway": { "tools": { "allow": ["exec"] } } });
+    assert_eq!(over(denied, true).verdict("exec").stage, "global", "what agents may not, nobody may");
+}
+
+#[test]
 fn wildcards_stand_for_anything() {
     for (pattern, text, fits) in [
         ("*", "", true),

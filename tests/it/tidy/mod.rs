@@ -385,6 +385,45 @@ fn every_exemption_is_still_needed() {
     }
 }
 
+// Calls of tools.
+
+/// The one file that lets a tool be called: there a call is decided about, by the policy and by the defender.
+const DECIDES: &str = "src/agent/calls.rs";
+
+/// Whoever calls a tool must be let by a policy ([`Policy::admit`], the type says so), and that happens in one place.
+/// What was read of a call runs there too, once it was judged.
+fn tool_calls(source: &Source) -> Vec<String> {
+    if source.path == DECIDES || source.room() == Some("tools") {
+        return Vec::new();
+    }
+    let doors = r"\.\s*let_call\s*\(|\bMayCall\b|\bdyn Prepared\b|\btools::(?:\{[^}]*)?\bPrepared\b";
+    find_all(source, &source.shipped, doors, "tools are called in agent::calls")
+}
+
+#[test]
+fn tools_are_called_in_one_place() {
+    hold(library(), tool_calls);
+    let decides = library().iter().find(|source| source.path == DECIDES).expect("it is there");
+    assert_eq!(decides.shipped.matches(".let_call(").count(), 1, "and there by one function");
+    assert_eq!(decides.shipped.matches("prepared.run(").count(), 1, "which runs what it was given");
+    let tools = library().iter().find(|source| source.path == "src/tools/mod.rs").expect("it is there");
+    assert!(
+        tools.shipped.contains("    fn prepare(") && !tools.shipped.contains("pub fn prepare("),
+        "and no other way in"
+    );
+}
+
+#[test]
+fn a_tool_called_elsewhere_is_found() {
+    tells(tool_calls, "src/gateway/x.rs", "policy.let_call(tool)?;", "policy.allows(name)");
+    tells(
+        tool_calls,
+        "src/agent/turn.rs",
+        "use crate::tools::{self, Prepared};",
+        "struct Prepared; use crate::tools::Effect;",
+    );
+}
+
 // Threads, panics, attributes, comments.
 
 fn threads(source: &Source) -> Vec<String> {

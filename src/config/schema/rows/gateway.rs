@@ -74,8 +74,8 @@ pub(super) static ROWS: &[Row] = &[
     path("gateway.tls.keyPath").restart().doc("Key file."),
     path("gateway.tls.caPath").restart().doc("CA bundle for client certificates."),
 
-    texts("gateway.tools.deny").or("[]").doc("Tools that HTTP tool calls may not use, beside the built-in list."),
-    texts("gateway.tools.allow").or("[]").doc("Tools taken off the built-in deny list of HTTP tool calls."),
+    texts("gateway.tools.deny").or("[]").now().doc("Tools that HTTP tool calls may not use, beside the built-in list."),
+    texts("gateway.tools.allow").or("[]").now().doc("Tools taken off the built-in deny list of HTTP tool calls."),
     int("gateway.webchat.chatHistoryMaxChars", 1, 500_000).doc("Length of history answers, for upstream's gateway."),
     int("gateway.channelHealthCheckMinutes", 0, ANY_INT).or("5").doc("Interval of channel health checks; 0 turns them off."),
     int("gateway.channelStaleEventThresholdMinutes", 1, ANY_INT).doc("When a silent channel counts as stale."),
