@@ -168,9 +168,7 @@ pub fn weigh(
     policy: &Policy,
     call: &ToolCall,
 ) -> Result<Weighed, Refusal> {
-    let is_offered = |tool: &&tools::Tool| (tool.is_offered)(&input.config.settings);
     let tool = tools::find(&call.name)
-        .filter(is_offered)
         .ok_or_else(|| Refusal::new(Code::UnsupportedTool, format!("Tool {} not found", call.name)))?;
     let may_call = policy.let_call(tool).map_err(|verdict| {
         let text = format!("policy_denied: {} may not be used here: {verdict}", tool.name);

@@ -3,13 +3,14 @@
 //! It goes the way of a run's calls: [`super::calls::weigh`] decides, what was decided is on disk before the tool is
 //! called, and its answer is judged before anybody sees it. A dry run ends after the decision.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::calls::{self, Called, Refusal};
 use super::run::{Host, Ordered, RunInput};
 use super::setting::Setting;
 use super::talk::{Part, ToolCall};
 use crate::defender::decision::Action;
+use crate::protocol::json::json;
 use crate::sessions::transcript;
 use crate::store::StoreError;
 use crate::tools::policy::Verdict;

@@ -1,7 +1,7 @@
 //! `tools` and `policy`: which tools an agent may use, why, and calling one.
 
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::args::Args;
 use super::client::{Client, ClientError};
@@ -11,6 +11,7 @@ use super::table::{Cell, Table};
 use super::term::{Out, Style};
 use super::{CliError, Exit, Outcome, gateway};
 use crate::config::json5;
+use crate::protocol::json::json;
 use crate::protocol::scope::Scope;
 
 /// The row of `tools`.
@@ -74,7 +75,7 @@ pub static POLICY: Command = Command {
     about: "Look at the policy in force",
     doc: "",
     words: &[],
-    flags: &[HELP],
+    flags: &[HELP, OUTPUT],
     examples: &[Example { line: "openclaw-rs policy explain exec", what: "whether commands may be run" }],
     children: &[&POLICY_EXPLAIN],
     run: None,
@@ -89,8 +90,8 @@ static POLICY_EXPLAIN: Command = Command {
     examples: &[
         Example { line: "openclaw-rs policy explain exec", what: "in the main session" },
         Example {
-            line: "openclaw-rs policy explain exec --session agent:main:telegram:group:-100 --sender 7 --provider openai",
-            what: "in a group, for one of its members, with another model",
+            line: "openclaw-rs policy explain exec --channel telegram --sender 7 --provider openai",
+            what: "for one person of a channel, with another model",
         },
     ],
     children: &[],
@@ -173,9 +174,8 @@ const WHOM: &[Flag] = &[
     },
     Flag {
         long: "provider",
-        aliases: &["model"],
-        value: Some("PROVIDER[/MODEL]"),
-        help: "with a model of this provider",
+        value: Some("ID"),
+        help: "with a model of this provider; PROVIDER/MODEL for that model",
         set: |args, given| {
             args.tools.model = Some(given.text()?);
             Ok(())
