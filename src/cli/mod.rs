@@ -41,6 +41,7 @@ pub mod health;
 pub mod models;
 pub mod onboard;
 pub mod run;
+pub mod sandbox;
 pub mod sessions;
 
 /// The program's allocator, for `main.rs` to name.
@@ -62,6 +63,7 @@ use crate::defender::rules::RuleError;
 use crate::net::NetError;
 use crate::protocol::json::json;
 use crate::store::StoreError;
+use crate::tools::sandbox::selftest;
 
 /// The version of the program, as `--version` and the handshake say it.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -237,6 +239,10 @@ impl From<&CliError> for Exit {
 
 /// Runs the command line of this process and returns its exit status.
 pub fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|word| word == selftest::COMMAND) {
+        // The other half of a self-test, which nobody types: it is no command and stands in no help.
+        return selftest::inside();
+    }
     let (json, ended) = match flags::parse(&commands::ROOT, std::env::args_os().skip(1)) {
         Ok(Parsed::Run(run, args)) => {
             let mut out = Out::stdout(args.json, args.no_color);

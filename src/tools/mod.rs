@@ -14,6 +14,7 @@ pub mod exec_policy;
 pub mod guard;
 pub mod policy;
 pub mod read;
+pub mod sandbox;
 pub mod session_status;
 pub mod sessions_spawn;
 pub mod subagents;

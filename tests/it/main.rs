@@ -40,6 +40,8 @@ mod judged;
 mod tools;
 // Conversations of more than two.
 mod groups;
+// Sandboxes, and every way out of them.
+mod sandbox;
 // Runs that a run starts.
 mod subagents;
 // Turns that are killed at every point.

@@ -129,6 +129,9 @@ fn look(args: &Args) -> Vec<Check> {
         checks.push(reach::port(address, &reached, holder));
     }
     checks.extend([system::disk(&state_dir), system::clock(&state_dir, now_ms)]);
+    if let Ok(loaded) = &loaded {
+        checks.push(system::sandbox(loaded));
+    }
     checks
 }
 

@@ -1,4 +1,4 @@
-//! The machine: disk and clock.
+//! The machine: disk, clock and sandbox.
 
 use std::ffi::CString;
 use std::fs;
@@ -8,7 +8,11 @@ use std::path::Path;
 use std::time::UNIX_EPOCH;
 
 use super::check::Check;
+use crate::config::load::Loaded;
 use crate::store::dir::DATABASE_FILE;
+use crate::tools::sandbox::kernel::Kernel;
+use crate::tools::sandbox::rule::{self, Session};
+use crate::tools::sandbox::{Layer, Mode, selftest};
 
 /// With less free space the store cannot fold its log back, and messages are refused.
 pub const FREE_BYTES_FAIL: u64 = 32 * 1024 * 1024;
@@ -89,6 +93,27 @@ fn judge_clock(now_ms: i64, newest_ms: Option<i64>) -> Check {
         return Check::warn(ID, "the database was written in the future: the clock went back").detail(HINT);
     }
     Check::pass(ID, "the clock can be right")
+}
+
+/// `system.sandbox`: whether agents' commands run confined here, and that this holds.
+pub fn sandbox(config: &Loaded) -> Check {
+    const ID: &str = "system.sandbox";
+    const HINT: &str = "`openclaw-rs sandbox explain` and `openclaw-rs sandbox selftest` say more";
+    let agent = &config.settings.agents.default_id;
+    let key = format!("agent:{agent}:{}", config.settings.session.main_key);
+    let decision = rule::decide(config, Session { agent, key: &key, wants_elevated: false });
+    if decision.mode.value == Mode::Elevated {
+        return Check::warn(ID, "commands of agents run without a sandbox").detail(decision.mode.rule);
+    }
+    if decision.is_unbuilt {
+        return Check::warn(ID, "commands are off: this build makes no containers").detail(HINT);
+    }
+    if let Err(why) = selftest::ready(&config.settings.sandbox.root) {
+        return Check::warn(ID, why.to_string()).detail(HINT);
+    }
+    let have = Kernel::get().layers();
+    let layers: Vec<&str> = Layer::ALL.into_iter().filter(|layer| have.has(*layer)).map(Layer::as_str).collect();
+    Check::pass(ID, format!("commands are held by {}", layers.join(", ")))
 }
 
 #[cfg(test)]

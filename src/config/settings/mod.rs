@@ -10,6 +10,7 @@ pub mod hooks;
 pub mod models;
 mod reader;
 pub mod runtime;
+pub mod sandbox;
 pub mod scheduling;
 pub mod secrets;
 pub mod security;
@@ -44,6 +45,7 @@ pub struct Settings {
     pub models: models::Models,
     pub secrets: secrets::Secrets,
     pub tools: tools::Tools,
+    pub sandbox: sandbox::Sandbox,
     pub ui: agents::Ui,
     pub web: web::Web,
 }
@@ -96,6 +98,7 @@ fn build_and_trace(
         models: models::Models::read(&root),
         secrets: secrets::Secrets::read(&root.at("secrets")),
         tools: tools::Tools::read(&root),
+        sandbox: sandbox::Sandbox::read(&root, &context.state_dir),
         ui: agents::Ui::read(&root.at("ui")),
         web: web::Web::read(&root.at("tools.web")),
     };

@@ -135,14 +135,20 @@ impl<'a> Reader<'a> {
     /// A path, from the config file's directory and with `~` filled in.
     pub(super) fn path(&self, path: &str) -> Option<PathBuf> {
         let text = self.text(path)?;
-        if text.starts_with(IN_MEMORY) {
-            return Some(PathBuf::from(text));
-        }
-        Some(match (text.strip_prefix("~/"), self.cx.home) {
+        Some(if text.starts_with(IN_MEMORY) { PathBuf::from(text) } else { self.place_of(&text) })
+    }
+
+    /// A list of paths, each as [`Reader::path`].
+    pub(super) fn paths(&self, path: &str) -> Vec<PathBuf> {
+        self.texts(path).iter().map(|text| self.place_of(text.trim())).collect()
+    }
+
+    fn place_of(&self, text: &str) -> PathBuf {
+        match (text.strip_prefix("~/"), self.cx.home) {
             (Some(rest), Some(home)) => home.join(rest),
             (None, Some(home)) if text == "~" => home.to_owned(),
             _ => self.cx.dir.join(text),
-        })
+        }
     }
 
     /// A secret: text, or a reference to a variable. Empty text is no secret.
