@@ -201,7 +201,10 @@ pub fn call(input: &RunInput, setting: &Setting, stop: &Stop, call: &ToolCall, w
     }
     let output = match prepared.run(&scene(input, setting, stop)) {
         Ok(output) => output,
-        Err(error) => return Called::failed(call, error.to_string()),
+        Err(error) => {
+            let details = Some(json!({ "status": "error", "code": error.code().as_str() }));
+            return Called { details, ..Called::failed(call, error.to_string()) };
+        }
     };
     if let Some(order) = output.order {
         // Its words are the program's own, once it is done.

@@ -249,7 +249,7 @@ fn read(workspace: &Workspace, name: &'static str) -> Option<(&'static str, Stri
 }
 
 fn open(workspace: &Workspace, name: &str) -> Option<String> {
-    match workspace.file(Path::new(name)).and_then(|found| found.read(FILE_BYTES_MAX)) {
+    match workspace.file(Path::new(name)).ok()?.read(FILE_BYTES_MAX) {
         Ok(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
         Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
             Some(format!("[{name} has more than {FILE_BYTES_MAX} bytes and is not shown]"))

@@ -33,6 +33,7 @@ use crate::runtime::notify::Notify;
 use crate::runtime::{allocator, host, memory, random};
 use crate::store::dir::StateDir;
 use crate::store::open::{Database, OnDamage, READER_CACHE_KIB, Tuning, WRITER_CACHE_KIB};
+use crate::tools::change;
 
 /// File of the key that device tokens are derived from.
 const TOKEN_KEY_FILE: &str = "device-token-key";
@@ -54,6 +55,10 @@ pub fn run(args: &Args, out: &mut Out) -> Result<Outcome, CliError> {
     let logger = start_log(&loaded, &log_file)?;
     for warning in &loaded.document.warnings {
         log::warn!("configuration: {warning}");
+    }
+    let n_undone = change::recover(&loaded.state_dir);
+    if n_undone > 0 {
+        log::warn!("changes of files that did not come to their end were undone count={n_undone}");
     }
     let rules = Rules::compile(&judge::rule_inputs(&loaded.settings)).map_err(CliError::Rules)?;
     let opened = Database::open_tuned(&dir, started.wall_ms, OnDamage::SetAside, tuning(&loaded.settings))?;

@@ -59,6 +59,8 @@ pub mod tag {
     pub const LEAK_DETECTION: &str = "leak_detection";
     /// A user name with a password in a URL; ours, not the reference's.
     pub const URL_CREDENTIALS: &str = "url_credentials";
+    /// A file that is run or believed is changed ([`super::super::paths`]); ours, not the reference's.
+    pub const PROTECTED_PATH: &str = "protected_path";
     pub const AUDIT_ONLY: &str = "audit_only";
     pub const TIMEOUT: &str = "timeout";
     pub const RUNTIME_ERROR: &str = "runtime_error";

@@ -1,7 +1,8 @@
 //! The defender: judges every message, command, URL and file before it acts (DEF-01 and on).
 //!
 //! [`rules::Rules`] are compiled from plain settings ([`rules::RuleInputs`]), shared by all workers and replaced as a
-//! whole on reload. [`rules::Rules::evaluate`] turns a [`request::ActionRequest`] into a [`decision::Decision`]. What
+//! whole on reload. [`rules::Rules::evaluate`] turns a [`request::ActionRequest`] into a [`decision::Decision`]; [`paths`] knows which files are run
+//! or obeyed. What
 //! surrounds that is plain data, owned by whoever decides what to evaluate when: the end of what each session said
 //! before ([`recent`]). [`quarantine`] keeps blocked actions on disk, [`event`] is what subscribers are told,
 //! [`defend`] judges a stream of lines for the command line.
@@ -15,6 +16,7 @@
 //! events and `Debug` never quote judged text. Quarantine files are masked.
 
 pub mod decision;
+pub mod paths;
 pub mod request;
 pub mod rules;
 

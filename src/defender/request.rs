@@ -37,6 +37,8 @@ pub struct ActionRequest {
     pub url: Option<String>,
     /// A path, or a file's text.
     pub file: Option<String>,
+    /// Files that are written, moved to or removed: from the agent's workspace, or absolute; without links.
+    pub writes: Vec<String>,
     /// Text that is judged for credentials and nothing else.
     pub secret: Option<String>,
     pub tool: Option<String>,
@@ -75,6 +77,7 @@ impl ActionRequest {
             command: find(&scopes, COMMAND, command_of),
             url: text(URL),
             file: text(FILE),
+            writes: Vec::new(),
             secret: None,
             tool: text(TOOL),
             channel: text(CHANNEL),
@@ -108,6 +111,7 @@ impl fmt::Debug for ActionRequest {
             .field("command_bytes", &bytes(&self.command))
             .field("url_bytes", &bytes(&self.url))
             .field("file_bytes", &bytes(&self.file))
+            .field("writes", &self.writes.len())
             .field("secret_bytes", &bytes(&self.secret))
             .finish_non_exhaustive()
     }

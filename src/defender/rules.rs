@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use super::decision::{Action, Decision, SCORE_MAX, Tally, Thresholds, tag};
 use super::fold::{fold, fold_command, fold_prose_into};
 use super::leaks::{self, AWS_SECRET_ASSIGNMENT, DEFAULT_LEAK_PATTERNS, PEM_BLOCK, PEM_PRIVATE_KEY};
+use super::paths::{Standing, standing};
 use super::patterns::{Case, Origin, PATTERNS_MAX, PatternSet, View};
 use super::request::ActionRequest;
 use super::shell;
@@ -360,6 +361,10 @@ impl Rules {
     fn judge_file(&self, request: &ActionRequest, tally: &mut Tally) {
         if let Some(file) = &request.file {
             self.judge_leaks("file", file, tally);
+        }
+        if request.writes.iter().any(|path| standing(path) == Standing::Trusted) {
+            let reason = "changes a file that other programs run or believe, or a skill";
+            tally.add(35, Action::Review, tag::PROTECTED_PATH, reason);
         }
     }
 

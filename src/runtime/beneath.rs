@@ -1,19 +1,25 @@
 //! Files below a directory that no path and no link leads out of.
 //!
-//! **Invariant:** every file is opened part by part below an open directory, following no symbolic link, and only
-//! regular files are read. There is no moment between a check and its use in which a path could change its meaning.
-//! (`openat2` would do the same in one call, but the oldest kernel we run on has none.) The directory itself may be a
-//! link: it is the operator's own word.
+//! [`Folder`] opens, lists, makes and replaces what lies in an open directory; [`Staged`] is a file that has its content
+//! and not yet its name. [`Way`] says how the kernel is asked.
+//!
+//! **Invariant:** every file is opened below an open directory, following no symbolic link, and only regular files are
+//! read and replaced. There is no moment between a check and its use in which a path could change its meaning.
+//! The directory itself may be a link: it is the operator's own word.
 
-use std::ffi::{CString, OsStr};
+mod way;
+
+use std::ffi::{CStr, OsStr};
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, fchown};
 use std::path::Path;
 
+use self::way::c_name;
 use super::random;
+
+pub use self::way::Way;
 
 /// Mode of a file that is new here; one that is replaced keeps its own.
 const FILE_MODE: libc::mode_t = 0o600;
@@ -21,10 +27,15 @@ const FILE_MODE: libc::mode_t = 0o600;
 const DIR_MODE: u32 = 0o700;
 /// Bits of a mode that a replaced file keeps.
 const MODE_BITS: u32 = 0o777;
+/// What names of our own, which nobody asked for, begin with.
+const OWN_PREFIX: &str = ".openclaw-";
 
 /// An open directory.
 #[derive(Debug)]
-pub struct Folder(OwnedFd);
+pub struct Folder {
+    fd: OwnedFd,
+    way: Way,
+}
 
 /// A regular file, open for reading.
 #[derive(Debug)]
@@ -36,7 +47,74 @@ pub struct Found {
     pub modified_ns: i128,
     /// Names it has; more than one may lie anywhere on the disk.
     pub n_links: u64,
+    /// All that is known of it.
+    pub known: Known,
+}
+
+/// What a name stood for when it was looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// What it is.
+    pub kind: Kind,
+    /// Its size.
+    pub bytes: u64,
+    /// Names it has.
+    pub n_links: u64,
+    /// Which file of which disk.
+    pub id: (u64, u64),
     mode: u32,
+    owner: (u32, u32),
+    modified_ns: i128,
+}
+
+/// What a name stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A regular file.
+    File,
+    /// A folder.
+    Folder,
+    /// A symbolic link.
+    Link,
+    /// A pipe, a socket, a device.
+    Special,
+}
+
+/// Why a file is not replaced. Wrapped in an [`io::Error`]; [`refusal`] finds it there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// What is written to a link lands elsewhere.
+    #[error("is a symbolic link")]
+    Link,
+    /// Its other names may lie anywhere.
+    #[error("has more than one name on the disk (hard link)")]
+    HardLink,
+    /// It is a folder.
+    #[error("is a folder")]
+    Folder,
+    /// It is a pipe, a socket or a device.
+    #[error("is no regular file")]
+    Special,
+    /// Its mode says so.
+    #[error("is write-protected")]
+    Protected,
+    /// The new one could not be given to its owner.
+    #[error("belongs to another user or group")]
+    Foreign,
+    /// It is not the file that was looked at.
+    #[error("was changed meanwhile")]
+    Changed,
+}
+
+impl From<Refusal> for io::Error {
+    fn from(refusal: Refusal) -> io::Error {
+        io::Error::new(io::ErrorKind::PermissionDenied, refusal)
+    }
+}
+
+/// Why a file was not replaced, when it was one of ours.
+pub fn refusal(error: &io::Error) -> Option<Refusal> {
+    error.get_ref()?.downcast_ref().copied()
 }
 
 /// What lies in a folder: a file or a folder, never a link.
@@ -56,11 +134,27 @@ impl Folder {
     /// # Errors
     /// It cannot be opened, or is no directory.
     pub fn open(path: &Path) -> io::Result<Folder> {
+        Folder::open_by(path, Way::here())
+    }
+
+    /// The same; what lies below is opened `way`.
+    ///
+    /// # Errors
+    /// Those of [`Folder::open`].
+    pub fn open_by(path: &Path, way: Way) -> io::Result<Folder> {
         let file = File::open(path)?;
         if !file.metadata()?.is_dir() {
             return Err(io::ErrorKind::NotADirectory.into());
         }
-        Ok(Folder(OwnedFd::from(file)))
+        Ok(Folder { fd: OwnedFd::from(file), way })
+    }
+
+    /// This folder, once more.
+    ///
+    /// # Errors
+    /// There are too many open files.
+    pub fn again(&self) -> io::Result<Folder> {
+        Ok(Folder { fd: self.fd.try_clone()?, way: self.way })
     }
 
     /// Opens the folder that `parts` name below this one.
@@ -68,11 +162,11 @@ impl Folder {
     /// # Errors
     /// As [`Folder::file`].
     pub fn folder(&self, parts: &[impl AsRef<OsStr>]) -> io::Result<Folder> {
-        let mut at = Folder(self.0.try_clone()?);
-        for part in parts {
-            at = Folder(at.open_at(part.as_ref(), libc::O_RDONLY | libc::O_DIRECTORY)?);
+        if parts.is_empty() {
+            return self.again();
         }
-        Ok(at)
+        let fd = self.way.open(self.fd.as_fd(), parts, libc::O_RDONLY | libc::O_DIRECTORY, 0)?;
+        Ok(Folder { fd, way: self.way })
     }
 
     /// Opens the folder `name` in this one, made when it is not there.
@@ -80,14 +174,21 @@ impl Folder {
     /// # Errors
     /// As [`Folder::file`], and when it cannot be made.
     pub fn make_folder(&self, name: &str) -> io::Result<Folder> {
-        let c_name = c_name(name.as_ref())?;
-        // SAFETY: `c_name` is a NUL-terminated string that outlives the call, and the directory is open; `mkdirat` keeps
-        // neither.
-        let status = unsafe { libc::mkdirat(self.0.as_raw_fd(), c_name.as_ptr(), DIR_MODE as libc::mode_t) };
-        match if status < 0 { Err(io::Error::last_os_error()) } else { Ok(()) } {
+        match self.add_folder(name) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
             _ => self.folder(&[name]),
         }
+    }
+
+    /// Makes the folder `name` in this one.
+    ///
+    /// # Errors
+    /// `AlreadyExists`, also when something else has that name.
+    pub fn add_folder(&self, name: &str) -> io::Result<()> {
+        let name = c_name(name.as_ref())?;
+        // SAFETY: `name` is a NUL-terminated string that outlives the call, and the directory is open; `mkdirat` keeps
+        // neither.
+        done(unsafe { libc::mkdirat(self.fd.as_raw_fd(), name.as_ptr(), DIR_MODE as libc::mode_t) })
     }
 
     /// Opens the regular file that `parts` name below this folder.
@@ -95,21 +196,28 @@ impl Folder {
     /// # Errors
     /// `NotFound` for what is not there and for what is no regular file; [`is_link`] tells a link on the way.
     pub fn file(&self, parts: &[impl AsRef<OsStr>]) -> io::Result<Found> {
-        let (name, folders) = parts.split_last().ok_or(io::ErrorKind::NotFound)?;
-        let folder = self.folder(folders)?;
         // Not blocking: opening a pipe that nobody writes to must not hold up the worker.
-        let file = File::from(folder.open_at(name.as_ref(), libc::O_RDONLY | libc::O_NONBLOCK)?);
-        let metadata = file.metadata()?;
-        if !metadata.is_file() {
+        let fd = self.way.open(self.fd.as_fd(), parts, libc::O_RDONLY | libc::O_NONBLOCK, 0)?;
+        let file = File::from(fd);
+        let known = Known::of(&file.metadata()?);
+        if known.kind != Kind::File {
             return Err(io::ErrorKind::NotFound.into());
         }
-        Ok(Found {
-            file,
-            bytes: metadata.len(),
-            modified_ns: modified_ns(&metadata),
-            n_links: metadata.nlink(),
-            mode: metadata.mode(),
-        })
+        let Known { bytes, modified_ns, n_links, .. } = known;
+        Ok(Found { file, bytes, modified_ns, n_links, known })
+    }
+
+    /// What `name` stands for in this folder, itself and not what it links to; `None`: nothing has it.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn look(&self, name: &str) -> io::Result<Option<Known>> {
+        let flags = libc::O_PATH;
+        match self.way.open(self.fd.as_fd(), &[name], flags, 0) {
+            Ok(fd) => Ok(Some(Known::of(&File::from(fd).metadata()?))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// What lies in this folder, in no order; other things than files and folders are left out. Looks at no more than
@@ -119,7 +227,7 @@ impl Folder {
     /// It cannot be read; the system tells no more of open files when `/proc` is not there.
     pub fn entries(&self, n_max: usize) -> io::Result<Vec<Entry>> {
         // This name of an open descriptor is the descriptor: no path is walked again.
-        let listed = fs::read_dir(format!("/proc/self/fd/{}", self.0.as_raw_fd()))?;
+        let listed = fs::read_dir(format!("/proc/self/fd/{}", self.fd.as_raw_fd()))?;
         let mut entries = Vec::new();
         for entry in listed.take(n_max) {
             let entry = entry?;
@@ -136,59 +244,195 @@ impl Folder {
         Ok(entries)
     }
 
-    /// Replaces the file `name` as a whole or not at all: a temporary file beside it, synced, renamed over it.
+    /// Replaces the file `name` as a whole or not at all: a temporary file beside it, synced, renamed over it. What is
+    /// new has [`FILE_MODE`]; what was there keeps owner, group and mode (and loses what else its file system noted of
+    /// it).
     ///
     /// # Errors
-    /// The old file is untouched then.
+    /// A [`Refusal`] for what must not be replaced; the old file is untouched then.
     pub fn replace(&self, name: &str, content: &[u8]) -> io::Result<()> {
-        let mode = self.file(&[name]).ok().map(|found| found.mode & MODE_BITS);
-        let temporary = format!(".{name}.{}", random::uuid());
-        let created = self.open_at(temporary.as_ref(), libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL)?;
-        let mut file = File::from(created);
-        let written = file.write_all(content).and_then(|()| {
-            if let Some(mode) = mode {
-                file.set_permissions(fs::Permissions::from_mode(mode))?;
-            }
-            file.sync_all()?;
-            self.rename(&temporary, name)
-        });
-        if let Err(error) = written {
-            // Best effort: the error that matters is already in hand.
-            let _ = self.remove(&temporary);
-            return Err(error);
+        let old = self.replaceable(name)?;
+        self.stage(own_name("tmp"), content, old.as_ref())?.replace(name)?;
+        self.sync()
+    }
+
+    /// What is known of the file that `name` may be replaced of; `None`: nothing is there.
+    ///
+    /// # Errors
+    /// A [`Refusal`].
+    pub fn replaceable(&self, name: &str) -> io::Result<Option<Known>> {
+        let Some(known) = self.look(name)? else { return Ok(None) };
+        match known.kind {
+            Kind::Link => return Err(Refusal::Link.into()),
+            Kind::Folder => return Err(Refusal::Folder.into()),
+            Kind::Special => return Err(Refusal::Special.into()),
+            Kind::File if known.n_links > 1 => return Err(Refusal::HardLink.into()),
+            Kind::File => {}
         }
-        File::from(self.0.try_clone()?).sync_all()
+        let c_name = c_name(name.as_ref())?;
+        // Renaming asks the folder alone, so a file that its owner protected would not be asked.
+        // SAFETY: `c_name` is a NUL-terminated string that outlives the call, and the directory is open; `faccessat`
+        // keeps neither.
+        match done(unsafe { libc::faccessat(self.fd.as_raw_fd(), c_name.as_ptr(), libc::W_OK, 0) }) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(Refusal::Protected.into()),
+            Err(error) => Err(error),
+            Ok(()) => Ok(Some(known)),
+        }
     }
 
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        let (from, to) = (c_name(from.as_ref())?, c_name(to.as_ref())?);
-        let at = self.0.as_raw_fd();
-        // SAFETY: both names are NUL-terminated strings that outlive the call, and `at` is an open directory;
-        // `renameat` keeps none of them.
-        let status = unsafe { libc::renameat(at, from.as_ptr(), at, to.as_ptr()) };
-        if status < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    /// Writes a file that has no name of its own yet but [one of ours](own_name), synced, with owner and mode of `like`.
+    ///
+    /// # Errors
+    /// It cannot be written; [`Refusal::Foreign`] when it cannot be given to whom `like` belongs. Nothing is left then.
+    pub fn stage(&self, name: String, content: &[u8], like: Option<&Known>) -> io::Result<Staged<'_>> {
+        let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL;
+        let mut file = File::from(self.way.open(self.fd.as_fd(), &[name.as_str()], flags, FILE_MODE)?);
+        // From here on its end is `Staged`'s.
+        let staged = Staged { folder: self, name };
+        let made = Known::of(&file.metadata()?);
+        if let Some(like) = like {
+            if like.owner != made.owner {
+                let (user, group) = like.owner;
+                let user = (user != made.owner.0).then_some(user);
+                fchown(&file, user, Some(group)).map_err(|_| Refusal::Foreign)?;
+            }
+            file.set_permissions(fs::Permissions::from_mode(like.mode & MODE_BITS))?;
+        }
+        file.write_all(content)?;
+        file.sync_all()?;
+        Ok(staged)
     }
 
-    fn remove(&self, name: &str) -> io::Result<()> {
+    /// Gives the file `name` a second one, [`kept`](own_name): whatever happens to the first, [`Folder::give_back`]
+    /// undoes it.
+    ///
+    /// # Errors
+    /// The operating system's; nothing happened then.
+    pub fn keep(&self, name: &str, kept: &str) -> io::Result<()> {
+        let (from, to) = (c_name(name.as_ref())?, c_name(kept.as_ref())?);
+        let at = self.fd.as_raw_fd();
+        // SAFETY: both names are NUL-terminated strings that outlive the call, and `at` is an open directory; `linkat`
+        // keeps none of them. Without flags it follows no link.
+        match done(unsafe { libc::linkat(at, from.as_ptr(), at, to.as_ptr(), 0) }) {
+            // Some file systems know no second name. The first is gone for a moment then.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::EOPNOTSUPP | libc::EMLINK)) => {
+                self.rename(&from, &to)
+            }
+            other => other,
+        }
+    }
+
+    /// Gives what was [kept](Folder::keep) its first name back.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn give_back(&self, kept: &str, name: &str) -> io::Result<()> {
+        self.move_over(kept, name)?;
+        // Of two names of one file renaming one onto the other does nothing.
+        match self.remove(kept) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives a file another name, over whatever had it.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn move_over(&self, from: &str, to: &str) -> io::Result<()> {
+        self.rename(&c_name(from.as_ref())?, &c_name(to.as_ref())?)
+    }
+
+    /// Has the disk keep what was made, renamed and removed in this folder.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn sync(&self) -> io::Result<()> {
+        File::from(self.fd.try_clone()?).sync_all()
+    }
+
+    /// Removes the name of a file.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn remove(&self, name: &str) -> io::Result<()> {
+        self.unlink(name, 0)
+    }
+
+    /// Removes an empty folder.
+    ///
+    /// # Errors
+    /// The operating system's, also when something is in it.
+    pub fn remove_folder(&self, name: &str) -> io::Result<()> {
+        self.unlink(name, libc::AT_REMOVEDIR)
+    }
+
+    fn unlink(&self, name: &str, flags: libc::c_int) -> io::Result<()> {
         let name = c_name(name.as_ref())?;
         // SAFETY: `name` is a NUL-terminated string that outlives the call, and the directory is open; `unlinkat`
         // keeps neither.
-        let status = unsafe { libc::unlinkat(self.0.as_raw_fd(), name.as_ptr(), 0) };
-        if status < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        done(unsafe { libc::unlinkat(self.fd.as_raw_fd(), name.as_ptr(), flags) })
     }
 
-    /// Opens `name`, one part of a path, without following a link.
-    fn open_at(&self, name: &OsStr, flags: libc::c_int) -> io::Result<OwnedFd> {
-        let name = c_name(name)?;
-        let flags = flags | libc::O_NOFOLLOW | libc::O_CLOEXEC;
-        // SAFETY: `name` is a NUL-terminated string that outlives the call, and the directory is open; `openat` keeps
-        // neither.
-        let fd = unsafe { libc::openat(self.0.as_raw_fd(), name.as_ptr(), flags, FILE_MODE) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
+    fn rename(&self, from: &CStr, to: &CStr) -> io::Result<()> {
+        let at = self.fd.as_raw_fd();
+        // SAFETY: both names are NUL-terminated strings that outlive the call, and `at` is an open directory;
+        // `renameat` keeps none of them.
+        done(unsafe { libc::renameat(at, from.as_ptr(), at, to.as_ptr()) })
+    }
+}
+
+/// A file in its folder, with its content on disk and no name of its own yet. Dropped without one it is removed.
+#[derive(Debug)]
+pub struct Staged<'f> {
+    folder: &'f Folder,
+    /// What it is called for now; empty once it has its name.
+    name: String,
+}
+
+impl Staged<'_> {
+    /// Gives it its name, over whatever had it.
+    ///
+    /// # Errors
+    /// The operating system's; what had the name still has it.
+    pub fn replace(&mut self, name: &str) -> io::Result<()> {
+        self.folder.move_over(&self.name, name)?;
+        self.name.clear();
+        Ok(())
+    }
+
+    /// Gives it its name, which nothing must have.
+    ///
+    /// # Errors
+    /// `AlreadyExists`; the operating system's.
+    pub fn create(&mut self, name: &str) -> io::Result<()> {
+        let (from, to) = (c_name(self.name.as_ref())?, c_name(name.as_ref())?);
+        let at = self.folder.fd.as_raw_fd();
+        // SAFETY: both names are NUL-terminated strings that outlive the call, and `at` is an open directory;
+        // `renameat2` keeps none of them.
+        let status =
+            unsafe { libc::syscall(libc::SYS_renameat2, at, from.as_ptr(), at, to.as_ptr(), libc::RENAME_NOREPLACE) };
+        match done(libc::c_int::try_from(status).unwrap_or(-1)) {
+            // Some file systems cannot do it in one step.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS | libc::EPERM)) => {
+                if self.folder.look(name)?.is_some() {
+                    return Err(io::ErrorKind::AlreadyExists.into());
+                }
+                self.folder.rename(&from, &to)?;
+            }
+            other => other?,
         }
-        // SAFETY: the call has just made this descriptor, so nobody else owns it.
-        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+        self.name.clear();
+        Ok(())
+    }
+}
+
+impl Drop for Staged<'_> {
+    fn drop(&mut self) {
+        if !self.name.is_empty() {
+            // Best effort: the error that matters is already in somebody's hand.
+            let _ = self.folder.remove(&self.name);
+        }
     }
 }
 
@@ -220,6 +464,27 @@ impl Found {
     }
 }
 
+impl Known {
+    fn of(metadata: &fs::Metadata) -> Known {
+        let kind = metadata.file_type();
+        let kind = match () {
+            () if kind.is_file() => Kind::File,
+            () if kind.is_dir() => Kind::Folder,
+            () if kind.is_symlink() => Kind::Link,
+            () => Kind::Special,
+        };
+        Known {
+            kind,
+            bytes: metadata.len(),
+            n_links: metadata.nlink(),
+            id: (metadata.dev(), metadata.ino()),
+            mode: metadata.mode(),
+            owner: (metadata.uid(), metadata.gid()),
+            modified_ns: modified_ns(metadata),
+        }
+    }
+}
+
 /// Makes a folder with what stands above it, for the owner only.
 ///
 /// # Errors
@@ -247,13 +512,14 @@ pub fn is_link(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::ELOOP)
 }
 
-/// One part of a path: neither a path of its own nor a way up.
-fn c_name(name: &OsStr) -> io::Result<CString> {
-    let name = name.as_bytes();
-    if matches!(name, b"" | b"." | b"..") || name.contains(&b'/') {
-        return Err(io::ErrorKind::NotFound.into());
-    }
-    CString::new(name).map_err(|_| io::ErrorKind::NotFound.into())
+/// A name that nobody has, for what is only on its way: `tmp` for what is new, `old` for what it replaces. Its length does
+/// not depend on any other: what may be named may be replaced.
+pub fn own_name(kind: &str) -> String {
+    format!("{OWN_PREFIX}{}.{kind}", random::uuid())
+}
+
+fn done(status: libc::c_int) -> io::Result<()> {
+    if status < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 fn modified_ns(metadata: &fs::Metadata) -> i128 {
@@ -261,129 +527,4 @@ fn modified_ns(metadata: &fs::Metadata) -> i128 {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::symlink;
-    use std::sync::atomic::{AtomicBool, Ordering};
-
-    use super::*;
-    use crate::runtime::threads;
-
-    fn folder() -> (tempfile::TempDir, Folder) {
-        let dir = tempfile::tempdir().unwrap();
-        fs::create_dir(dir.path().join("in")).unwrap();
-        fs::write(dir.path().join("in/a.txt"), "inside").unwrap();
-        let folder = Folder::open(dir.path()).unwrap();
-        (dir, folder)
-    }
-
-    #[test]
-    fn no_part_leads_out() {
-        let (dir, folder) = folder();
-        fs::write(dir.path().join("secret"), "outside").unwrap();
-        let inside = folder.folder(&["in"]).unwrap();
-        for parts in [vec![".."], vec!["..", "secret"], vec!["../secret"], vec!["/etc/passwd"], vec![""], vec!["a\0b"]]
-        {
-            assert_eq!(inside.file(&parts).unwrap_err().kind(), io::ErrorKind::NotFound, "{parts:?}");
-        }
-        symlink(dir.path().join("secret"), dir.path().join("in/link")).unwrap();
-        symlink(dir.path(), dir.path().join("in/up")).unwrap();
-        assert!(is_link(&inside.file(&["link"]).unwrap_err()));
-        assert!(inside.file(&["up", "secret"]).is_err());
-        let names: Vec<String> = inside.entries(10).unwrap().into_iter().map(|entry| entry.name).collect();
-        assert_eq!(names, ["a.txt"], "links are not listed");
-        assert_eq!(folder.entries(1).unwrap().len(), 1, "no more names than asked for are looked at");
-    }
-
-    #[test]
-    fn what_is_no_regular_file_is_not_there() {
-        let (dir, folder) = folder();
-        let pipe = CString::new(dir.path().join("pipe").to_str().unwrap()).unwrap();
-        // SAFETY: the path is a NUL-terminated string that outlives the call.
-        assert_eq!(unsafe { libc::mkfifo(pipe.as_ptr(), 0o600) }, 0);
-        for name in ["pipe", "in"] {
-            assert_eq!(folder.file(&[name]).unwrap_err().kind(), io::ErrorKind::NotFound, "{name}");
-        }
-    }
-
-    #[test]
-    fn a_file_of_the_limit_is_read_and_a_larger_one_is_not() {
-        let (dir, folder) = folder();
-        fs::write(dir.path().join("at"), [b'x'; 10]).unwrap();
-        assert_eq!(folder.file(&["at"]).unwrap().read(10).unwrap().len(), 10);
-        let over = folder.file(&["at"]).unwrap().read(9).unwrap_err();
-        assert_eq!(over.kind(), io::ErrorKind::FileTooLarge);
-        assert_eq!(folder.file(&["at"]).unwrap().head(3).unwrap(), b"xxx");
-    }
-
-    #[test]
-    fn a_replaced_file_keeps_its_mode_and_leaves_nothing_beside_it() {
-        let (dir, folder) = folder();
-        let path = dir.path().join("in/a.txt");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-        let inside = folder.folder(&["in"]).unwrap();
-        inside.replace("a.txt", b"new").unwrap();
-        inside.replace("b.txt", b"made").unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "new");
-        assert_eq!(fs::metadata(&path).unwrap().mode() & MODE_BITS, 0o640);
-        assert_eq!(fs::metadata(dir.path().join("in/b.txt")).unwrap().mode() & MODE_BITS, 0o600);
-        assert_eq!(fs::read_dir(dir.path().join("in")).unwrap().count(), 2);
-        assert!(inside.replace("../a.txt", b"out").is_err());
-    }
-
-    #[test]
-    fn what_is_moved_is_the_thing_itself() {
-        let (dir, _) = folder();
-        let trash = dir.path().join("trash");
-        symlink(dir.path().join("in"), dir.path().join("link")).unwrap();
-        assert!(move_into(&dir.path().join("link"), &trash, "l").unwrap());
-        assert!(dir.path().join("in/a.txt").exists());
-        assert!(move_into(&dir.path().join("in"), &trash, "i").unwrap());
-        assert_eq!(fs::read_to_string(trash.join("i/a.txt")).unwrap(), "inside");
-        assert_eq!(fs::metadata(&trash).unwrap().mode() & MODE_BITS, 0o700);
-        assert!(!move_into(&dir.path().join("in"), &trash, "i2").unwrap(), "nothing is there any more");
-    }
-
-    #[test]
-    fn a_link_is_replaced_and_not_written_through() {
-        let (dir, folder) = folder();
-        let victim = dir.path().join("victim");
-        fs::write(&victim, "mine").unwrap();
-        symlink(&victim, dir.path().join("in/link")).unwrap();
-        folder.folder(&["in"]).unwrap().replace("link", b"theirs").unwrap();
-        assert_eq!(fs::read_to_string(&victim).unwrap(), "mine");
-        assert_eq!(fs::read_to_string(dir.path().join("in/link")).unwrap(), "theirs");
-    }
-
-    #[test]
-    fn a_name_that_is_swapped_all_the_time_never_leads_out() {
-        const ROUNDS: usize = 5_000;
-        let (dir, folder) = folder();
-        fs::create_dir(dir.path().join("out")).unwrap();
-        fs::write(dir.path().join("out/a.txt"), "outside").unwrap();
-        fs::rename(dir.path().join("in"), dir.path().join("swap")).unwrap();
-        let read = || folder.file(&["swap", "a.txt"]).and_then(|found| found.read(100));
-        assert_eq!(read().unwrap(), b"inside");
-        let (base, stop) = (dir.path().to_owned(), std::sync::Arc::new(AtomicBool::new(false)));
-        let stopped = std::sync::Arc::clone(&stop);
-        let swapper = threads::spawn("swapper", threads::STACK_BYTES, move || {
-            let (real, link) = (base.join("swap"), base.join("link"));
-            while !stopped.load(Ordering::Relaxed) {
-                let _ = fs::remove_file(&link);
-                symlink(base.join("out"), &link).unwrap();
-                fs::rename(&real, base.join("kept")).unwrap();
-                fs::rename(&link, &real).unwrap();
-                fs::remove_file(&real).unwrap();
-                fs::rename(base.join("kept"), &real).unwrap();
-            }
-        })
-        .unwrap();
-        for _ in 0..ROUNDS {
-            // Gone, or a link, or the file itself: never the other one.
-            if let Ok(content) = read() {
-                assert_eq!(content, b"inside");
-            }
-        }
-        stop.store(true, Ordering::Relaxed);
-        swapper.join().unwrap();
-    }
-}
+mod tests;

@@ -4,12 +4,16 @@
 //! A call that was read is [`Prepared`]: it says what it would do, is judged by that, and then runs. [`Scene`] is all
 //! that a tool sees of the program, [`Output`] what it gives back, [`ToolError`] what it says when it cannot. What only
 //! the program can do, a tool asks for with an [`Order`].
-//! [`policy`] says which tools an agent may use, [`guard`] when a run goes in circles. [`workspace`] opens an agent's files.
+//! [`policy`] says which tools an agent may use, [`guard`] when a run goes in circles. [`workspace`] opens an agent's
+//! files, [`text`] reads them without losing how they were written, [`change`] changes several of them or none, [`diff`]
+//! shows what changed.
 //!
 //! **Invariant:** a tool's arguments are a model's words: decoded into types before anything is done, refused with what
 //! is wrong with them, and never read again: what is judged is what runs. **Invariant:** what a tool gives back is
 //! bounded. **Invariant:** a tool asks nobody for leave; whoever calls it has judged the call.
 
+pub mod apply_patch;
+pub mod edit;
 pub mod exec_policy;
 pub mod guard;
 pub mod policy;
@@ -19,6 +23,12 @@ pub mod session_status;
 pub mod sessions_spawn;
 pub mod subagents;
 pub mod web;
+pub mod write;
+
+pub mod change;
+pub mod diff;
+pub mod files;
+pub mod text;
 pub mod workspace;
 
 use std::path::Path;
@@ -89,8 +99,17 @@ pub trait Prepared {
 }
 
 /// Every tool, in the order models are told of them.
-pub static TOOLS: &[Tool] =
-    &[read::TOOL, session_status::TOOL, sessions_spawn::TOOL, subagents::TOOL, web::fetch::TOOL, web::search::TOOL];
+pub static TOOLS: &[Tool] = &[
+    read::TOOL,
+    write::TOOL,
+    edit::TOOL,
+    apply_patch::TOOL,
+    session_status::TOOL,
+    sessions_spawn::TOOL,
+    subagents::TOOL,
+    web::fetch::TOOL,
+    web::search::TOOL,
+];
 
 /// The tool that starts a run of its own.
 pub const SPAWN: &str = "sessions_spawn";
@@ -155,6 +174,12 @@ pub enum ToolError {
     /// Its arguments cannot be used.
     #[error("{0}")]
     Arguments(String),
+    /// It would lead out of where it may go.
+    #[error("{0}")]
+    Outside(String),
+    /// The operating system refuses.
+    #[error("{0}")]
+    Io(String),
     /// What was asked for is not to be had.
     #[error("{0}")]
     Failed(String),
@@ -165,6 +190,8 @@ impl ToolError {
     pub fn code(&self) -> Code {
         match self {
             ToolError::Arguments(_) => Code::InvalidArgs,
+            ToolError::Outside(_) => Code::PathOutsideRoot,
+            ToolError::Io(_) => Code::IoError,
             ToolError::Failed(_) => Code::ExecutionFailed,
         }
     }
@@ -181,6 +208,10 @@ pub enum Code {
     PolicyDenied,
     /// It was made too often, and to no end.
     LoopCritical,
+    /// It would lead out of where it may go.
+    PathOutsideRoot,
+    /// The operating system refuses.
+    IoError,
     /// It was made, and failed.
     ExecutionFailed,
 }
@@ -193,6 +224,8 @@ impl Code {
             Code::UnsupportedTool => "unsupported_tool",
             Code::PolicyDenied => "policy_denied",
             Code::LoopCritical => "loop_critical",
+            Code::PathOutsideRoot => "path_outside_root",
+            Code::IoError => "io_error",
             Code::ExecutionFailed => "execution_failed",
         }
     }
@@ -205,10 +238,32 @@ fn decode<P: Params>(tool: &str, arguments: &Value) -> Result<P, ToolError> {
         .map_err(|error| ToolError::Arguments(error.message.replacen(" params: ", " arguments: ", 1)))
 }
 
+/// The same of arguments that may have other names, each with the one it stands for.
+fn decode_named<P: Params>(tool: &str, arguments: &Value, aliases: &[(&str, &str)]) -> Result<P, ToolError> {
+    decode(tool, &named(arguments, aliases)?)
+}
+
+/// Arguments by their own names.
+fn named(arguments: &Value, aliases: &[(&str, &str)]) -> Result<Value, ToolError> {
+    let mut arguments = arguments.clone();
+    let Some(object) = arguments.as_object_mut() else { return Ok(arguments) };
+    for &(alias, name) in aliases {
+        let Some(value) = object.shift_remove(alias) else { continue };
+        if *object.entry(name).or_insert_with(|| value.clone()) != value {
+            return Err(ToolError::Arguments(format!("`{name}` and `{alias}` say different things")));
+        }
+    }
+    Ok(arguments)
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use std::collections::BTreeSet;
+    use std::fs;
+    use std::path::PathBuf;
     use std::sync::LazyLock;
+
+    use serde_json::json;
 
     use super::session_status::Facts;
     use super::*;
@@ -226,6 +281,92 @@ pub(crate) mod tests {
         let rules = Rules::compile(&RuleInputs::default()).expect("the usual rules compile");
         let scene = Scene { workspace, session, config: &CONFIG, rules: &rules, stop: &Stop::default() };
         tool.prepare(arguments)?.run(&scene)
+    }
+
+    /// A workspace with something beside it, and tools called there.
+    pub(crate) struct Files {
+        temp: tempfile::TempDir,
+        workspace: PathBuf,
+        pub(crate) facts: Facts,
+        config: Loaded,
+        rules: Rules,
+    }
+
+    impl Files {
+        pub(crate) fn new() -> Files {
+            Files::configured(json!({}))
+        }
+
+        pub(crate) fn configured(config: Value) -> Files {
+            let temp = tempfile::TempDir::new().unwrap();
+            for folder in ["ws", "state", "beside"] {
+                fs::create_dir(temp.path().join(folder)).unwrap();
+            }
+            let mut inputs = LoadInputs::of_process();
+            inputs.env = Default::default();
+            inputs.state_dir = Some(temp.path().join("state"));
+            inputs.flag_config = Some(temp.path().join("state/openclaw.json"));
+            fs::write(temp.path().join("state/openclaw.json"), config.to_string()).unwrap();
+            let config = load::load(&inputs).unwrap();
+            let rules = Rules::compile(&RuleInputs::default()).unwrap();
+            Files { workspace: temp.path().join("ws"), temp, facts: Facts::default(), config, rules }
+        }
+
+        pub(crate) fn path(&self, name: &str) -> PathBuf {
+            self.workspace.join(name)
+        }
+
+        pub(crate) fn beside(&self, name: &str) -> PathBuf {
+            self.temp.path().join("beside").join(name)
+        }
+
+        pub(crate) fn state(&self) -> PathBuf {
+            self.temp.path().join("state")
+        }
+
+        pub(crate) fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+            fs::create_dir_all(self.path(name).parent().unwrap()).unwrap();
+            fs::write(self.path(name), content).unwrap();
+        }
+
+        #[track_caller]
+        pub(crate) fn read(&self, name: &str) -> String {
+            fs::read_to_string(self.path(name)).unwrap()
+        }
+
+        pub(crate) fn call(&self, tool: &Tool, arguments: Value) -> Result<Output, ToolError> {
+            self.call_after(tool, arguments, || ())
+        }
+
+        /// The same; something happens after the call was judged and before it is made.
+        pub(crate) fn call_after(
+            &self,
+            tool: &Tool,
+            arguments: Value,
+            meanwhile: impl FnOnce(),
+        ) -> Result<Output, ToolError> {
+            let stop = Stop::default();
+            let prepared = tool.prepare(&arguments)?;
+            prepared.parts(&self.scene(&stop));
+            meanwhile();
+            prepared.run(&self.scene(&stop))
+        }
+
+        /// What of a call is judged.
+        pub(crate) fn parts(&self, tool: &Tool, arguments: Value) -> ActionRequest {
+            tool.prepare(&arguments).unwrap().parts(&self.scene(&Stop::default()))
+        }
+
+        #[track_caller]
+        pub(crate) fn refuses(&self, tool: &Tool, arguments: Value, words: &str) {
+            let error = self.call(tool, arguments).unwrap_err().to_string();
+            assert!(error.contains(words), "{words:?} not in {error:?}");
+        }
+
+        fn scene<'a>(&'a self, stop: &'a Stop) -> Scene<'a> {
+            let Files { facts, config, rules, .. } = self;
+            Scene { workspace: &self.workspace, session: facts, config, rules, stop }
+        }
     }
 
     #[test]

@@ -244,7 +244,7 @@ fn the_others_come_to_what_they_say() {
     assert!(world.says("/help").contains("/new [message] - "));
     assert!(world.says("/status").contains("openclaw-rs"));
     assert!(world.says("/whoami").contains("You: Ann") && world.says("/whoami").contains("operator.write"));
-    assert!(world.says("/context").contains("read, session_status"));
+    assert!(world.says("/context").contains("read, write, edit"));
     assert_eq!(world.says("/models stub"), "stub/plain\nstub/deep");
     assert!(world.says("/models").starts_with("stub: 2 models"));
     assert!(world.says("/models other").contains("No provider is called other"));

@@ -18,7 +18,6 @@ use crate::store::db::Queries;
 use crate::store::dir::StateDir;
 use crate::store::open::{Database, OnDamage};
 use crate::store::transcript::{MessageRow, PageAt, PageLimits};
-use crate::tools;
 use crate::tools::Effect;
 use crate::tools::guard::REFUSALS_MAX;
 
@@ -290,7 +289,9 @@ impl Bench {
 /// The tools that the configuration offers.
 fn offered(bench: &Bench) -> Vec<&'static str> {
     let settings = &bench.input.config.settings;
-    tools::TOOLS.iter().filter(|tool| (tool.is_offered)(settings)).map(|tool| tool.name).collect()
+    // `apply_patch` is for models of another family.
+    let is_offered = |tool: &&tools::Tool| (tool.is_offered)(settings) && tool.name != "apply_patch";
+    tools::TOOLS.iter().filter(is_offered).map(|tool| tool.name).collect()
 }
 
 fn asked(said: Vec<Said>) -> Asked {

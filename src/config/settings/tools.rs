@@ -111,6 +111,8 @@ pub struct ApplyPatch {
     pub is_on: bool,
     /// Models it is offered to, as `provider/model` or `model`; empty: those of OpenAI's kind.
     pub models: Vec<String>,
+    /// Whether it stays in the workspace, even if the other file tools need not.
+    pub workspace_only: bool,
 }
 
 /// What agents may use.
@@ -124,10 +126,8 @@ pub struct Tools {
     pub subagents: Lists,
     pub loops: LoopDetection,
     pub apply_patch: ApplyPatch,
-    /// `gateway.tools`: what callers over HTTP may not call beside the built-in list, and what is taken off that.
-    pub http_deny: Vec<String>,
-    /// See [`Tools::http_deny`].
-    pub http_allow: Vec<String>,
+    /// `tools.fs.workspaceOnly`: whether file tools stay in the workspace.
+    pub fs_workspace_only: bool,
 }
 
 const BOTH: &str = "cannot set both allow and alsoAllow in the same scope (merge alsoAllow into allow, or remove allow \
@@ -162,9 +162,12 @@ impl Tools {
             },
             subagents: one(&tools, "subagents", "tools"),
             loops: LoopDetection::read(&policy.at("loop_detection"), &tools.at("loopDetection")),
-            apply_patch: ApplyPatch { is_on: patch.flag("enabled"), models: patch.texts("allowModels") },
-            http_deny: root.texts("gateway.tools.deny"),
-            http_allow: root.texts("gateway.tools.allow"),
+            apply_patch: ApplyPatch {
+                is_on: patch.flag("enabled"),
+                models: patch.texts("allowModels"),
+                workspace_only: patch.flag("workspaceOnly"),
+            },
+            fs_workspace_only: tools.flag("fs.workspaceOnly"),
         }
     }
 }
