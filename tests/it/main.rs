@@ -44,6 +44,8 @@ mod groups;
 mod sandbox;
 // Runs that a run starts.
 mod subagents;
+// What agents do to files.
+mod files;
 // Turns that are killed at every point.
 mod chaos;
 // Our own command line, as scripts use it.
