@@ -1,5 +1,7 @@
 //! Calling tools: whether a call may be made, making it, and what of its answer a model may see.
 
+use std::cell::RefCell;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -7,15 +9,17 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::run::{Judged, Record, RunInput};
+use super::run::{Host, Judged, Record, RunEvent, RunInput};
 use super::setting::Setting;
 use super::talk::{Part, ToolCall, ToolResult};
+use crate::config::settings::exec::{Ask, Security};
 use crate::defender::decision::{Action, Decision};
 use crate::defender::request::ActionRequest;
 use crate::runtime::stop::Stop;
 use crate::tools::guard::Notice;
 use crate::tools::policy::{Policy, Verdict};
-use crate::tools::{self, Code, Effect, Order, Prepared, Scene};
+use crate::tools::processes::{Background, Processes};
+use crate::tools::{self, Code, Command, Effect, Hands, NoHands, Order, Prepared, Progress, Scene};
 
 /// Characters of a tool's answer that are kept in the transcript (SES-85). The model sees all of it while its run lasts.
 pub const RESULT_CHARS_KEPT: usize = 8192;
@@ -45,6 +49,8 @@ pub struct Called {
     pub judged: Option<Judged>,
     /// What is still to be done for it.
     pub order: Option<Order>,
+    /// A command that it left in the background.
+    pub background: Option<Background>,
 }
 
 impl Called {
@@ -52,7 +58,7 @@ impl Called {
     pub fn failed(call: &ToolCall, text: impl Into<String>) -> Called {
         let content = vec![Part::Text(text.into())];
         let result = ToolResult { call_id: call.id.clone(), name: call.name.clone(), content, is_error: true };
-        Called { result, details: None, judged: None, order: None }
+        Called { result, details: None, judged: None, order: None, background: None }
     }
 
     /// One that is not made because the run goes in circles.
@@ -78,7 +84,7 @@ impl Called {
         let content = vec![Part::Text(text)];
         let result = ToolResult { call_id: call.id.clone(), name: call.name.clone(), content, is_error: false };
         let details = (!answer.is_string()).then_some(answer);
-        Called { result, details, judged: None, order: None }
+        Called { result, details, judged: None, order: None, background: None }
     }
 
     /// Its words.
@@ -111,7 +117,7 @@ impl Called {
         extra.extend(self.details.clone().map(|details| ("details", details)));
         let content = json!([{ "type": "text", "text": self.kept() }]);
         let judged = self.judged.iter().cloned().collect();
-        Record { role: "toolResult", content, extra, idempotency_key, judged }
+        Record { role: "toolResult", content, extra, idempotency_key, judged, background: self.background.clone() }
     }
 }
 
@@ -181,7 +187,7 @@ pub fn weigh(
         source: "agent".to_owned(),
         tool: Some(call.name.clone()),
         channel: setting.session.channel.clone(),
-        ..prepared.parts(&scene(input, setting, stop))
+        ..prepared.parts(&scene(input, setting, stop, &NoHands))
     };
     let judged = within_time(input, request, &call.arguments.to_string());
     let effect = prepared.effect().unwrap_or(tool.effect);
@@ -189,33 +195,99 @@ pub fn weigh(
 }
 
 /// What a tool of this run may look at.
-fn scene<'a>(input: &'a RunInput, setting: &'a Setting, stop: &'a Stop) -> Scene<'a> {
-    Scene { workspace: &setting.workspace, session: &setting.facts, config: &input.config, rules: &input.rules, stop }
+fn scene<'a>(input: &'a RunInput, setting: &'a Setting, stop: &'a Stop, hands: &'a dyn Hands) -> Scene<'a> {
+    let (workspace, session) = (setting.workspace.as_path(), &setting.facts);
+    Scene { workspace, session, config: &input.config, rules: &input.rules, stop, hands }
+}
+
+/// What a run lends a tool.
+struct RunHands<'a> {
+    input: &'a RunInput,
+    call: &'a ToolCall,
+    processes: Option<Processes>,
+    // A tool shows how far it is while nobody else speaks for the run.
+    host: RefCell<&'a mut dyn Host>,
+}
+
+impl fmt::Debug for RunHands<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RunHands").field("call", &self.call.id).finish_non_exhaustive()
+    }
+}
+
+impl Hands for RunHands<'_> {
+    fn processes(&self) -> Option<Processes> {
+        self.processes.clone()
+    }
+
+    fn tell(&self, progress: Progress) {
+        let (id, name) = (self.call.id.clone(), self.call.name.clone());
+        let text = self.input.rules.scrub(&progress.text).0.into_owned();
+        let details = scrubbed(self.input, progress.details);
+        self.host.borrow_mut().tell(RunEvent::ToolUpdate { id, name, text, details });
+    }
+}
+
+/// Values without what looks like a credential.
+fn scrubbed(input: &RunInput, value: Value) -> Value {
+    match value {
+        Value::String(text) => Value::String(input.rules.scrub(&text).0.into_owned()),
+        Value::Array(list) => list.into_iter().map(|one| scrubbed(input, one)).collect(),
+        Value::Object(object) => object.into_iter().map(|(name, one)| (name, scrubbed(input, one))).collect(),
+        other => other,
+    }
+}
+
+/// Why a command may not be run, by its policy. What is to be asked about waits for a person, and a run has nobody to
+/// ask.
+fn forbidden(command: &Command) -> Option<String> {
+    let (host, security) = (command.host.as_str(), command.security);
+    match (security, command.ask) {
+        (Security::Deny, _) => Some(format!("exec denied: host={host} security=deny")),
+        (Security::Allowlist, _) => Some(format!(
+            "exec denied: allowlist miss (host={host} security=allowlist): there is no list to allow it, and nobody can be \
+             asked here"
+        )),
+        (Security::Full, Ask::Always) => {
+            Some(format!("exec denied: host={host} ask=always, and nobody can be asked here"))
+        }
+        (Security::Full, Ask::Off | Ask::OnMiss) => None,
+    }
 }
 
 /// Makes a call that was judged, and judges its answer.
-pub fn call(input: &RunInput, setting: &Setting, stop: &Stop, call: &ToolCall, weighed: Weighed) -> Called {
-    let Weighed { prepared, judged, .. } = weighed;
+pub fn call(input: &RunInput, setting: &Setting, host: &mut dyn Host, call: &ToolCall, weighed: Weighed) -> Called {
+    let Weighed { mut prepared, judged, .. } = weighed;
     if let Some(refusal) = refused(&judged.decision, input.config.settings.runtime.audit_only) {
         return Called::failed(call, refusal);
     }
-    let output = match prepared.run(&scene(input, setting, stop)) {
+    let (stop, processes) = (host.stop().clone(), host.processes());
+    let hands = RunHands { input, call, processes, host: RefCell::new(host) };
+    let scene = scene(input, setting, &stop, &hands);
+    let output = match prepared.bind(&scene) {
+        Ok(command) => match command.as_ref().and_then(forbidden) {
+            Some(refusal) => return Called::failed(call, refusal),
+            None => prepared.run(&scene),
+        },
+        Err(error) => Err(error),
+    };
+    let output = match output {
         Ok(output) => output,
         Err(error) => {
             let details = Some(json!({ "status": "error", "code": error.code().as_str() }));
-            return Called { details, ..Called::failed(call, error.to_string()) };
+            return Called { details, ..Called::failed(call, input.rules.scrub(&error.to_string()).0) };
         }
     };
     if let Some(order) = output.order {
         // Its words are the program's own, once it is done.
         let result =
             ToolResult { call_id: call.id.clone(), name: call.name.clone(), content: Vec::new(), is_error: false };
-        return Called { result, details: None, judged: None, order: Some(order) };
+        return Called { result, details: None, judged: None, order: Some(order), background: None };
     }
     let answer = judge_answer(input, setting, call, &output.text);
     if answer.decision.action == Action::Block {
         let why = format!("withheld by the defender: {}", answer.decision.reasons.join("; "));
-        return Called { judged: Some(answer), ..Called::failed(call, why) };
+        return Called { judged: Some(answer), background: output.background, ..Called::failed(call, why) };
     }
     let (text, _) = input.rules.scrub(&output.text);
     let text = match answer.decision.action {
@@ -228,7 +300,8 @@ pub fn call(input: &RunInput, setting: &Setting, stop: &Stop, call: &ToolCall, w
         content.push(Part::Image { mime: image.mime.to_owned(), base64 });
     }
     let result = ToolResult { call_id: call.id.clone(), name: call.name.clone(), content, is_error: false };
-    Called { result, details: output.details, judged: Some(answer), order: None }
+    let details = output.details.map(|details| scrubbed(input, details));
+    Called { result, details, judged: Some(answer), order: None, background: output.background }
 }
 
 /// What a tool answers was written by anybody.
@@ -313,7 +386,7 @@ mod tests {
         let setting = bench.setting();
         let stop = Stop::default();
         match weigh(&bench.input, &setting, &stop, &setting.policy, wanted) {
-            Ok(weighed) => call(&bench.input, &setting, &stop, wanted, weighed),
+            Ok(weighed) => call(&bench.input.clone(), &setting, &mut bench.host, wanted, weighed),
             Err(refusal) => refusal.called(wanted),
         }
     }

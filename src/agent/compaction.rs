@@ -163,6 +163,7 @@ pub fn record(plan: &Plan, summary: &str, memory: Option<&str>, idempotency_key:
         extra: vec![(COMPACTION, about)],
         idempotency_key,
         judged: Vec::new(),
+        background: None,
     }
 }
 

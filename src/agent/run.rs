@@ -18,6 +18,7 @@ use crate::sessions::media::Media;
 use crate::store::StoreError;
 use crate::store::db::Queries;
 use crate::tools::Order;
+use crate::tools::processes::{Background, Processes};
 
 /// Everything a run starts with. The message it answers is the newest of the user's in the transcript.
 #[derive(Debug, Clone)]
@@ -105,6 +106,8 @@ pub trait Host {
     /// # Errors
     /// Why it is not done, in words for the model.
     fn carry_out(&mut self, ordered: Ordered) -> Result<Value, String>;
+    /// The owner of every command; `None`: none can be run.
+    fn processes(&self) -> Option<Processes>;
 }
 
 /// What came of asking a person for leave.
@@ -163,6 +166,8 @@ pub struct Record {
     /// What the defender decided about what it tells of, written down with it: about each call before it is made, about
     /// each answer before a model sees it.
     pub judged: Vec<Judged>,
+    /// A command in the background that it tells of: written down with it, until its end was told.
+    pub background: Option<Background>,
 }
 
 /// What the defender decided about something a run does.
@@ -210,6 +215,17 @@ pub enum RunEvent {
         /// What it is called with.
         arguments: Value,
     },
+    /// A tool shows how far it is.
+    ToolUpdate {
+        /// The call.
+        id: String,
+        /// The tool.
+        name: String,
+        /// How far, in words.
+        text: String,
+        /// The same as values.
+        details: Value,
+    },
     /// A tool answered.
     ToolEnd {
         /// The call.
@@ -220,6 +236,8 @@ pub enum RunEvent {
         text: String,
         /// Whether it failed.
         is_error: bool,
+        /// The same as values.
+        details: Option<Value>,
     },
     /// The transcript is being shortened.
     CompactionStart,

@@ -79,8 +79,10 @@ pub fn run(input: RunInput, host: &mut dyn Host) -> RunEnd {
     let mut cooldowns = input.cooldowns.clone();
     let end = {
         let stop = host.stop().clone();
-        let mut ask = asker(&input, stop.clone(), &mut cooldowns);
-        turn(&input, host, &mut ask, &mut |setting, call, weighed| calls::call(&input, setting, &stop, call, weighed))
+        let mut ask = asker(&input, stop, &mut cooldowns);
+        turn(&input, host, &mut ask, &mut |host, setting, call, weighed| {
+            calls::call(&input, setting, host, call, weighed)
+        })
     };
     RunEnd { cooldowns, ..end }
 }
@@ -109,7 +111,7 @@ fn asker<'a>(
 }
 
 /// Calls a tool for a run ([`super::calls::call`]).
-pub type Caller<'a> = dyn FnMut(&Setting, &ToolCall, Weighed) -> Called + 'a;
+pub type Caller<'a> = dyn FnMut(&mut dyn Host, &Setting, &ToolCall, Weighed) -> Called + 'a;
 
 /// Runs the loop to its end.
 pub fn turn(input: &RunInput, host: &mut dyn Host, ask: &mut Asker<'_>, call: &mut Caller<'_>) -> RunEnd {
@@ -248,6 +250,7 @@ fn said_of(input: &RunInput, compacted: Option<&Compacted>) -> Reply {
             extra: transcript::answer_fields(),
             idempotency_key: input.run_id.clone(),
             judged: Vec::new(),
+            background: None,
         },
         text,
     }
@@ -545,6 +548,7 @@ impl Turn<'_> {
                 extra,
                 idempotency_key: format!("{}:reply", self.input.run_id),
                 judged: Vec::new(),
+                background: None,
             },
         })
     }
@@ -569,6 +573,7 @@ impl Turn<'_> {
             extra: self.about(&answered),
             idempotency_key: key.clone(),
             judged: weighed.iter().flatten().map(|weighed| weighed.judged.clone()).collect(),
+            background: None,
         };
         self.check()?;
         self.host.record(vec![record])?;
@@ -630,6 +635,7 @@ impl Turn<'_> {
             name: call.name.clone(),
             text: called.kept(),
             is_error: called.result.is_error,
+            details: called.details,
         });
         Ok(called.result)
     }
@@ -653,7 +659,7 @@ impl Turn<'_> {
         caller: &mut Caller<'_>,
     ) -> Called {
         let judged = weighed.judged.clone();
-        let mut called = caller(setting, call, weighed);
+        let mut called = caller(self.host, setting, call, weighed);
         let Some(order) = called.order.take() else { return called };
         let tools = setting.inherited_tools();
         match self.host.carry_out(Ordered { order, key, judged, tools }) {

@@ -108,6 +108,7 @@ impl Gateway {
             Origin::Compaction(no) => return self.compaction_step(now, no, outcome),
             Origin::Invocation(no) => return self.invocation_step(now, no, outcome),
             Origin::Approval(step) => return self.approval_step(now, &step, outcome),
+            Origin::Notice(id) => return self.notice_step(now, id, outcome),
             Origin::Typing(asked) => return self.typing_looked_up(now, *asked, outcome),
             Origin::Quotas => return self.quotas_told(outcome),
             Origin::Run(no) | Origin::RunBegin(no) | Origin::RunEnd(no) => {
@@ -137,8 +138,7 @@ impl Gateway {
             // The run itself is told by who wrote for it.
             Origin::RunStep(_) => {}
             Origin::Message(_) | Origin::Run(_) | Origin::RunBegin(_) | Origin::RunEnd(_) | Origin::Compaction(_) => {}
-            Origin::Invocation(_) => {}
-            Origin::Typing(_) | Origin::Quotas | Origin::Approval(_) => {}
+            Origin::Typing(_) | Origin::Quotas | Origin::Approval(_) | Origin::Notice(_) => {}
             Origin::Page(conn) => {
                 if let Err(error) = outcome {
                     self.page_failed(conn, &error);

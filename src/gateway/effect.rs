@@ -132,6 +132,8 @@ pub enum Origin {
     Quotas,
     /// Something of an approval is being written down.
     Approval(Box<super::approvals::flow::Step>),
+    /// The end of a command in the background is judged and told.
+    Notice(crate::tools::processes::Id),
     /// An HTTP request waits for a file.
     Page(ConnId),
     /// Nobody waits.

@@ -70,6 +70,12 @@ pub enum Fact {
     Refused(crate::protocol::error::RpcError),
     /// A message of one run to another is accepted.
     Between(Box<super::runs::children::Between>),
+    /// A command in the background has ended.
+    CommandEnded(Box<crate::tools::processes::Ended>),
+    /// What is to be told of that was judged.
+    NoticeJudged(Box<crate::agent::run::Judged>),
+    /// It is told, or nobody is to be told.
+    NoticeTold,
     /// What goes on in a session is to be stopped.
     Stop(SessionKey),
     /// Sessions of runs that a run started were put away; when the oldest of those that are left was used last.
@@ -214,6 +220,7 @@ impl Gateway {
                 let (message, stored) = *between;
                 self.run_between(now, message, &stored);
             }
+            Fact::CommandEnded(ended) => self.command_ended(now, *ended),
             Fact::Stop(session) => {
                 self.stop_session(now, &session, Why::Rpc);
             }
@@ -232,7 +239,12 @@ impl Gateway {
                 debug_assert!(false, "a message's fact without its message")
             }
             // And these to a run, or to who had a session looked up, which take them in `dispatch`.
-            Fact::TurnBegan { .. } | Fact::RunEnded(_) | Fact::Invoked(_) | Fact::RunClosed | Fact::SessionId(_) => {
+            Fact::TurnBegan { .. }
+            | Fact::RunEnded(_)
+            | Fact::RunClosed
+            | Fact::SessionId(_)
+            | Fact::NoticeJudged(_)
+            | Fact::NoticeTold => {
                 debug_assert!(false, "a fact without who asked for it");
             }
             Fact::FirstWords(first) => self.say_first(*first),

@@ -212,7 +212,7 @@ pub struct Gateway {
     stability: stability::Stability,
     inbound: inbound::Inbound,
     runs: runs::Runs,
-    invocations: invocations::Invocations,
+    notices: runs::notices::Notices,
     /// HTTP requests that wait for a method's answer.
     http_calls: BTreeMap<ConnId, routes::HttpCall>,
     /// Sessions of responses that may be continued.
@@ -292,7 +292,7 @@ impl Gateway {
             stability: stability::Stability::default(),
             inbound: inbound::Inbound::new(kept.runs),
             runs,
-            invocations: invocations::Invocations::default(),
+            notices: runs::notices::Notices::of_last(kept.lost_commands, now),
             http_calls: BTreeMap::new(),
             responses: openai::Responses::default(),
             next_tick: now.mono + tick,
@@ -341,16 +341,8 @@ impl Gateway {
             .approvals
             .next_due_ms()
             .map(|due_ms| self.now.mono + Duration::from_millis(u64::try_from(due_ms - self.now.wall_ms).unwrap_or(0)));
-        let typing = typing.into_iter().chain(approvals);
-        self.reload
-            .next_poll()
-            .into_iter()
-            .chain(suspended_until)
-            .chain(runs)
-            .chain(typing)
-            .chain(invocations)
-            .chain([earliest])
-            .min()
+        let typing = typing.into_iter().chain(approvals).chain(self.notices.deadline());
+        self.reload.next_poll().into_iter().chain(suspended_until).chain(runs).chain(typing).chain([earliest]).min()
     }
 
     /// The configuration in force.
@@ -420,6 +412,7 @@ impl Gateway {
         self.tend_runs(now);
         self.tend_invocations(now);
         self.tend_approvals(now);
+        self.tend_notices(now);
         self.tell_typing(now);
         self.keep_house(now);
         self.poll_config(now);

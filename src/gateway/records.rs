@@ -56,6 +56,8 @@ pub struct Kept {
     pub runs: Vec<(String, PastRun)>,
     /// Messages whose runs have not ended, oldest first.
     pub left: Vec<Left>,
+    /// Commands that ran in the background when the last gateway ended.
+    pub lost_commands: Vec<crate::tools::processes::Background>,
     /// Which accounts of model providers rest until when.
     pub cooldowns: Cooldowns,
     /// Whether heartbeats are on.
@@ -137,6 +139,7 @@ pub fn load(db: &Queries, now_ms: i64) -> Result<Kept, StoreError> {
         setups: Setups::load(setups(db)?),
         left: left(db)?,
         approvals: db.approvals_load(now_ms - ENDED_KEPT_MS)?.iter().map(Approval::of_row).collect::<Result<_, _>>()?,
+        lost_commands: super::runs::notices::left(db)?,
         cooldowns: db.meta(meta::COOLDOWNS)?.map(|text| read(&text)).transpose()?.unwrap_or_default(),
         devices: Devices::load(paired, pending),
         sessions,

@@ -556,6 +556,7 @@ fn reply(run_id: &str) -> Reply {
             extra: Vec::new(),
             idempotency_key: format!("{run_id}:reply"),
             judged: Vec::new(),
+            background: None,
         },
     }
 }

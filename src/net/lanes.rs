@@ -15,6 +15,7 @@ use crate::runtime::pool::{Panicked, Pool, Spec};
 use crate::runtime::threads::STACK_BYTES_DEEP;
 use crate::store::reader::LazyReader;
 use crate::store::writer::{NotTaken, Undo, WriteJob, Writer};
+use crate::tools::processes::{Processes, sweep};
 
 /// Reads that may wait; more are shed.
 pub const QUERY_QUEUE_MAX: usize = 256;
@@ -30,6 +31,7 @@ pub struct Lanes {
     query: Pool<Origin, LazyReader, Result<Done, RpcError>>,
     defend: Pool<Origin, (), Done>,
     run: Pool<Origin, Tools, Done>,
+    processes: Processes,
     store: Writer<Written>,
     /// Jobs the store took and has not reported.
     store_unfinished: Arc<AtomicUsize>,
@@ -112,7 +114,14 @@ impl Lanes {
         };
         let path = writer.path().to_owned();
         let (handle, unfinished_writes) = (writer.handle(), Arc::clone(&unfinished));
-        let (to_loop, to_report) = (sender.clone(), sender.clone());
+        let (to_loop, to_report, to_tell) = (sender.clone(), sender.clone(), sender.clone());
+        let mark = sweep::mark(writer.path().parent().unwrap_or(writer.path()));
+        let processes = Processes::new(mark, move |ended| {
+            let facts = vec![Fact::CommandEnded(Box::new(ended))];
+            let outcome = Ok(Done { answer: None, facts });
+            to_tell.report(Report { origin: Origin::Housekeeping("a command's end"), outcome });
+        });
+        let lent = processes.clone();
         let run = Pool::new(
             run,
             move || Tools {
@@ -120,10 +129,11 @@ impl Lanes {
                 writer: handle.clone(),
                 unfinished_writes: Arc::clone(&unfinished_writes),
                 sender: to_loop.clone(),
+                processes: lent.clone(),
             },
             move |origin, result| to_report.report(Report { origin, outcome: result.map_err(|p| panicked(&p)) }),
         );
-        Lanes { query, defend, run, store: writer, store_unfinished: unfinished }
+        Lanes { query, defend, run, processes, store: writer, store_unfinished: unfinished }
     }
 
     /// Starts a job.
@@ -186,7 +196,12 @@ impl Lanes {
     /// Ends all threads, the store's last, within `limit`; logs those that did not end. Returns whether all did.
     pub fn stop(self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
+        // Runs that wait for a command end with it.
+        self.processes.tell_stop();
         let mut left = self.run.stop(deadline);
+        if !self.processes.stop() {
+            left.push("processes".to_owned());
+        }
         left.extend(self.query.stop(deadline));
         left.extend(self.defend.stop(deadline));
         for name in &left {

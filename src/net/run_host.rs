@@ -22,6 +22,7 @@ use crate::store::StoreError;
 use crate::store::db::{Db, Queries};
 use crate::store::reader::LazyReader;
 use crate::store::writer::{NotTaken, Undo, WriteJob, WriterHandle};
+use crate::tools::processes::Processes;
 
 /// How long a run waits for the store to take or to finish its step. A disk that slow ends the run with an error.
 pub const RECORD_TIME_MAX: Duration = Duration::from_secs(30);
@@ -48,6 +49,7 @@ pub(super) struct Tools {
     /// Writes the store took and has not reported.
     pub(super) unfinished_writes: Arc<AtomicUsize>,
     pub(super) sender: LoopSender,
+    pub(super) processes: Processes,
 }
 
 /// Does what a thread of the run lane is for, to its end.
@@ -115,6 +117,10 @@ impl Host for RunHost<'_> {
             Err(StoreError::Refused(error)) => Err(error.message),
             Err(error) => Err(format!("it could not be done: {error}")),
         }
+    }
+
+    fn processes(&self) -> Option<Processes> {
+        Some(self.tools.processes.clone())
     }
 
     fn steered(&mut self) -> Vec<Said> {

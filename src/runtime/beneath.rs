@@ -436,6 +436,12 @@ impl Drop for Staged<'_> {
     }
 }
 
+impl From<Folder> for OwnedFd {
+    fn from(folder: Folder) -> OwnedFd {
+        folder.fd
+    }
+}
+
 impl Found {
     /// Reads what the file begins with.
     ///

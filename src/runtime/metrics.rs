@@ -145,6 +145,9 @@ table! {
     HTTP_SHED: Counter = "openclaw_http_shed_total", "HTTP requests answered 503 because too many were waiting";
     HTTP_TIMEOUTS: Counter = "openclaw_http_timeouts_total", "HTTP requests that were not sent or not answered in time";
     CONTROL_REQUESTS: Counter = "openclaw_control_requests_total", "Requests on the control port";
+    COMMANDS_RUNNING: Gauge = "openclaw_commands_running", "Commands of agents that run";
+    COMMANDS_STARTED: Counter = "openclaw_commands_started_total", "Commands of agents that were started";
+    COMMANDS_KILLED: Counter = "openclaw_commands_killed_total", "Commands of agents that had to be killed, because they did not end when they were told to";
     TURNS: Counter = "openclaw_loop_turns_total", "Turns of the loop";
     QUERY_DEPTH: Gauge = "openclaw_query_queue_depth", "Jobs waiting for a query thread";
     QUERY_ACTIVE: Gauge = "openclaw_query_active", "Jobs being worked on by query threads";

@@ -6,7 +6,8 @@
 //! the program can do, a tool asks for with an [`Order`].
 //! [`policy`] says which tools an agent may use, [`guard`] when a run goes in circles. [`workspace`] opens an agent's
 //! files, [`text`] reads them without losing how they were written, [`change`] changes several of them or none, [`diff`]
-//! shows what changed.
+//! shows what changed. [`processes`] owns every command that runs. What the program lends a tool while it works are its
+//! [`Hands`].
 //!
 //! **Invariant:** a tool's arguments are a model's words: decoded into types before anything is done, refused with what
 //! is wrong with them, and never read again: what is judged is what runs. **Invariant:** what a tool gives back is
@@ -14,9 +15,12 @@
 
 pub mod apply_patch;
 pub mod edit;
+pub mod exec;
 pub mod exec_policy;
 pub mod guard;
 pub mod policy;
+pub mod process;
+pub mod processes;
 pub mod read;
 pub mod sandbox;
 pub mod session_status;
@@ -31,12 +35,15 @@ pub mod files;
 pub mod text;
 pub mod workspace;
 
-use std::path::Path;
+use std::fmt;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use self::processes::{Background, Processes};
 use crate::config::load::Loaded;
 use crate::config::settings::Settings;
+use crate::config::settings::exec::{Ask, Host, Security};
 use crate::defender::request::ActionRequest;
 use crate::defender::rules::Rules;
 use crate::protocol::params::{self, Params};
@@ -91,6 +98,16 @@ pub trait Prepared {
         None
     }
 
+    /// Binds it to what it would run, right before leave is asked for that: nothing but what was bound runs then. `None`:
+    /// it runs no command.
+    ///
+    /// # Errors
+    /// [`ToolError`], in words for the model: there is nothing to run.
+    fn bind(&mut self, scene: &Scene<'_>) -> Result<Option<Command>, ToolError> {
+        let _ = scene;
+        Ok(None)
+    }
+
     /// Does it.
     ///
     /// # Errors
@@ -104,6 +121,8 @@ pub static TOOLS: &[Tool] = &[
     write::TOOL,
     edit::TOOL,
     apply_patch::TOOL,
+    exec::TOOL,
+    process::TOOL,
     session_status::TOOL,
     sessions_spawn::TOOL,
     subagents::TOOL,
@@ -111,6 +130,10 @@ pub static TOOLS: &[Tool] = &[
     web::search::TOOL,
 ];
 
+/// The tool that runs commands.
+pub const EXEC: &str = "exec";
+/// The tool that looks after those in the background.
+pub const PROCESS: &str = "process";
 /// The tool that starts a run of its own.
 pub const SPAWN: &str = "sessions_spawn";
 /// The tool that looks after those.
@@ -135,6 +158,61 @@ pub struct Scene<'a> {
     pub rules: &'a Rules,
     /// Where its run is told to stop.
     pub stop: &'a Stop,
+    /// What the program lends it.
+    pub hands: &'a dyn Hands,
+}
+
+/// What the program lends a tool while it works.
+pub trait Hands: fmt::Debug {
+    /// The owner of every command; `None`: none can be run.
+    fn processes(&self) -> Option<Processes>;
+
+    /// Shows how far it is.
+    fn tell(&self, progress: Progress);
+}
+
+/// How far a tool is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Progress {
+    /// In words.
+    pub text: String,
+    /// As values.
+    pub details: Value,
+}
+
+/// Nothing is lent: for who only wants to know what a call would do.
+#[derive(Debug, Clone, Copy)]
+pub struct NoHands;
+
+impl Hands for NoHands {
+    fn processes(&self) -> Option<Processes> {
+        None
+    }
+
+    fn tell(&self, _: Progress) {}
+}
+
+/// A command, bound: what leave is asked for, and what runs then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Command {
+    /// As a line for a shell.
+    pub text: String,
+    /// The words.
+    pub argv: Vec<String>,
+    /// The program's path, without links.
+    pub program: PathBuf,
+    /// Where it begins, without links.
+    pub cwd: PathBuf,
+    /// Names of the variables that the call gives it.
+    pub env_names: Vec<String>,
+    /// Stands for the words, the place, the environment and what lies in the files it names.
+    pub digest: String,
+    /// Where it runs.
+    pub host: Host,
+    /// Which commands run there.
+    pub security: Security,
+    /// When a person is asked.
+    pub ask: Ask,
 }
 
 /// What a tool gives back.
@@ -148,6 +226,8 @@ pub struct Output {
     pub details: Option<Value>,
     /// What is to be done by whoever called the tool, whose answer then stands for its words.
     pub order: Option<Order>,
+    /// A command that goes on in the background: written down with the words that tell of it, until its end was told.
+    pub background: Option<Background>,
 }
 
 /// What a tool asks the program to do.
@@ -270,8 +350,8 @@ pub(crate) mod tests {
     use crate::config::load::{self, LoadInputs};
     use crate::defender::rules::RuleInputs;
 
-    /// Reads a call of a tool and makes it, where nothing is configured.
-    pub(crate) fn call(tool: &Tool, workspace: &Path, session: &Facts, arguments: &Value) -> Result<Output, ToolError> {
+    /// A scene where nothing is configured and nothing is lent.
+    pub(crate) fn scene<T>(workspace: &Path, session: &Facts, then: impl FnOnce(&Scene<'_>) -> T) -> T {
         static CONFIG: LazyLock<Loaded> = LazyLock::new(|| {
             let mut inputs = LoadInputs::of_process();
             inputs.env = Default::default();
@@ -279,8 +359,14 @@ pub(crate) mod tests {
             load::load(&inputs).expect("nothing configured is fine")
         });
         let rules = Rules::compile(&RuleInputs::default()).expect("the usual rules compile");
-        let scene = Scene { workspace, session, config: &CONFIG, rules: &rules, stop: &Stop::default() };
-        tool.prepare(arguments)?.run(&scene)
+        let (config, stop) = (&*CONFIG, &Stop::default());
+        then(&Scene { workspace, session, config, rules: &rules, stop, hands: &NoHands })
+    }
+
+    /// Reads a call of a tool and makes it there.
+    pub(crate) fn call(tool: &Tool, workspace: &Path, session: &Facts, arguments: &Value) -> Result<Output, ToolError> {
+        let prepared = tool.prepare(arguments)?;
+        scene(workspace, session, |scene| prepared.run(scene))
     }
 
     /// A workspace with something beside it, and tools called there.
@@ -365,7 +451,7 @@ pub(crate) mod tests {
 
         fn scene<'a>(&'a self, stop: &'a Stop) -> Scene<'a> {
             let Files { facts, config, rules, .. } = self;
-            Scene { workspace: &self.workspace, session: facts, config, rules, stop }
+            Scene { workspace: &self.workspace, session: facts, config, rules, stop, hands: &NoHands }
         }
     }
 

@@ -24,6 +24,8 @@ mod catalog;
 mod scopes;
 // The published advisories, each under its id.
 mod advisories;
+// The same, of what agents run.
+mod advisories_tools;
 // Broken and hostile peers, files and machines.
 mod bad_input;
 // What a kill leaves behind.
@@ -46,6 +48,8 @@ mod sandbox;
 mod subagents;
 // What agents do to files.
 mod files;
+// Commands that an agent runs.
+mod exec;
 // Turns that are killed at every point.
 mod chaos;
 // Our own command line, as scripts use it.

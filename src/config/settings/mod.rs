@@ -5,6 +5,7 @@
 
 pub mod agents;
 pub mod channels;
+pub mod exec;
 pub mod gateway;
 pub mod hooks;
 pub mod models;
@@ -46,6 +47,7 @@ pub struct Settings {
     pub secrets: secrets::Secrets,
     pub tools: tools::Tools,
     pub sandbox: sandbox::Sandbox,
+    pub exec: exec::Exec,
     pub ui: agents::Ui,
     pub web: web::Web,
 }
@@ -99,6 +101,7 @@ fn build_and_trace(
         secrets: secrets::Secrets::read(&root.at("secrets")),
         tools: tools::Tools::read(&root),
         sandbox: sandbox::Sandbox::read(&root, &context.state_dir),
+        exec: exec::Exec::read(&root.at("tools")),
         ui: agents::Ui::read(&root.at("ui")),
         web: web::Web::read(&root.at("tools.web")),
     };

@@ -225,7 +225,7 @@ fn depth(session: &SessionRow) -> u64 {
 }
 
 /// Accepts a message of one run to another; it has its run when its turn comes.
-fn accept_between(
+pub(super) fn accept_between(
     db: &Db<'_>,
     config: &Loaded,
     message: &Message,

@@ -500,6 +500,7 @@ mod tests {
             extra: Vec::new(),
             idempotency_key: "r2:step:1".to_owned(),
             judged: vec![judged("1"), judged("2")],
+            background: None,
         };
         let first = Called::failed(&calls[0], "it is there").record("r2:step:1:result:0".to_owned());
         let message = crate::intake::Message::new(

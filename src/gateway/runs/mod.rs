@@ -15,6 +15,8 @@ pub mod close;
 pub mod commands;
 mod compaction;
 mod ends;
+mod items;
+pub mod notices;
 mod shown;
 pub mod steps;
 pub mod stops;
@@ -46,7 +48,6 @@ use crate::protocol::json::json;
 use crate::protocol::session_key::SessionKey;
 use crate::runtime::clock::Now;
 use crate::runtime::stop::{Stop, Why};
-use crate::sessions::history;
 use crate::sessions::row::{self, OpenRuns};
 use crate::sessions::scheduler::{Item, Limits, Merge, RunLane, Scheduler, summary_line};
 
@@ -561,16 +562,13 @@ impl Gateway {
             RunEvent::ToolStart { id, name, arguments } => {
                 self.show_all_words(shown, now);
                 shown.next_part();
-                let data = json!({ "phase": "start", "name": name, "toolCallId": id, "args": arguments });
-                self.tool_event(shown, starter, &data, at);
+                self.show_tool_start(shown, starter, (&id, &name), &arguments, at);
             }
-            RunEvent::ToolEnd { id, name, text, is_error } => {
-                let data = json!({
-                    "phase": "result", "name": name, "toolCallId": id, "isError": is_error,
-                    "commandBearing": name == history::COMMAND_TOOL,
-                    "result": { "content": [{ "type": "text", "text": text }] },
-                });
-                self.tool_event(shown, starter, &data, at);
+            RunEvent::ToolUpdate { id, name, text, details } => {
+                self.show_tool_update(shown, starter, (&id, &name), (&text, &details), at);
+            }
+            RunEvent::ToolEnd { id, name, text, is_error, details } => {
+                self.show_tool_end(shown, starter, (&id, &name), (&text, details.as_ref(), is_error), at);
             }
             RunEvent::CompactionStart => {
                 self.agent_event(shown, On::Both, "compaction", &json!({ "phase": "start" }), at);

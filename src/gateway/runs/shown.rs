@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::items::Item;
 use crate::gateway::Gateway;
 use crate::gateway::broadcast::{self, For};
 use crate::gateway::clients::Caller;
@@ -52,6 +53,8 @@ pub(super) struct Shown {
     pub(super) model: Option<(String, String)>,
     /// The session's row as it was last told, for clients that follow a run by its tools.
     pub(super) row: Option<Value>,
+    /// The tool that is called at this moment.
+    pub(super) item: Option<Item>,
 }
 
 impl Shown {
@@ -71,6 +74,7 @@ impl Shown {
             part: 1,
             model: None,
             row: None,
+            item: None,
         }
     }
 
@@ -160,6 +164,7 @@ impl Gateway {
                 && let Some(data) = payload["data"].as_object_mut()
             {
                 data.remove("result");
+                data.remove("partialResult");
             }
             let Ok(payload) = Json::of(&payload) else { return };
             match protocol {

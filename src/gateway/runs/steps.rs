@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::notices;
 use crate::agent::compaction::MEMORY;
 use crate::agent::history::COMPACTION;
 use crate::agent::run::{Judged, Record};
@@ -57,7 +58,14 @@ pub fn record(
             }
             let row = row::told_v4(db, &added.session, &row::Context::of(config), now_ms)?;
             facts.extend(Fact::of_added(session, added, "send", row));
-            facts.extend(decided(db, session, &record.judged, now_ms)?);
+            if let Some(background) = &record.background {
+                notices::write_down(db, background, now_ms)?;
+            }
+            for judged in &record.judged {
+                let Judged { request, decision, preview } = judged;
+                db.decision_record(&judge::stored(request, decision, preview.clone(), now_ms))?;
+                facts.push(Fact::Decided(Box::new((session.clone(), judged.clone()))));
+            }
         }
     }
     Ok(facts)
