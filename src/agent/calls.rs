@@ -9,12 +9,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::run::{Host, Judged, Record, RunEvent, RunInput};
+use super::run::{self, Approval, Host, Judged, Record, RunEvent, RunInput};
 use super::setting::Setting;
 use super::talk::{Part, ToolCall, ToolResult};
 use crate::config::settings::exec::{Ask, Security};
 use crate::defender::decision::{Action, Decision};
 use crate::defender::request::ActionRequest;
+use crate::protocol::session_key::DEFAULT_AGENT;
+use crate::runtime::digest::sha256_hex;
 use crate::runtime::stop::Stop;
 use crate::tools::guard::Notice;
 use crate::tools::policy::{Policy, Verdict};
@@ -128,7 +130,12 @@ pub struct Weighed {
     pub effect: Effect,
     /// What was decided.
     pub judged: Judged,
+    /// Whether a person said yes to it.
+    is_granted: bool,
 }
+
+/// Longest call that a person is asked about, in characters: nobody says yes to what they cannot see.
+pub const ASKED_CHARS_MAX: usize = 16_384;
 
 /// Why a call is not made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -191,7 +198,7 @@ pub fn weigh(
     };
     let judged = within_time(input, request, &call.arguments.to_string());
     let effect = prepared.effect().unwrap_or(tool.effect);
-    Ok(Weighed { prepared, effect, judged })
+    Ok(Weighed { prepared, effect, judged, is_granted: false })
 }
 
 /// What a tool of this run may look at.
@@ -255,10 +262,71 @@ fn forbidden(command: &Command) -> Option<String> {
     }
 }
 
+/// Asks a person about a call that the defender wants one to look at. `key` names the call for good.
+///
+/// # Errors
+/// Why it is not made, in words for the model.
+pub fn ask(
+    input: &RunInput,
+    host: &mut dyn Host,
+    call: &ToolCall,
+    weighed: &mut Weighed,
+    key: &str,
+) -> Result<(), String> {
+    let decision = &weighed.judged.decision;
+    if decision.action != Action::Review || input.config.settings.runtime.audit_only {
+        return Ok(());
+    }
+    let reasons = decision.reasons.join("; ");
+    let arguments = call.arguments.to_string();
+    let command = format!("{} {arguments}", call.name);
+    if command.chars().count() > ASKED_CHARS_MAX {
+        return Err(format!("not done: it needs a person's approval, and is too long to be shown to one ({reasons})"));
+    }
+    let question = Approval {
+        key: key.to_owned(),
+        agent: input.session.agent().unwrap_or(DEFAULT_AGENT).to_owned(),
+        call_id: call.id.clone(),
+        digest: sha256_hex(format!("tool\0{}\0{arguments}", call.name).as_bytes()),
+        command,
+        program: None,
+        cwd: None,
+        host: "gateway",
+        security: None,
+        ask: None,
+        env_names: Vec::new(),
+        why: Some(format!("The defender wants a person to look at this first: {reasons}")),
+        may_always: false,
+    };
+    match host.approve(question) {
+        run::Verdict::Granted => {
+            weighed.is_granted = true;
+            Ok(())
+        }
+        verdict => Err(not_granted(&verdict, &reasons)),
+    }
+}
+
+/// Why a call is not made that a person was asked about, or was to be.
+fn not_granted(verdict: &run::Verdict, reasons: &str) -> String {
+    match verdict {
+        run::Verdict::Granted | run::Verdict::Used => RESTARTED.to_owned(),
+        run::Verdict::Denied { by } => {
+            format!("not done: {} was asked and said no ({reasons})", by.as_deref().unwrap_or("a person"))
+        }
+        run::Verdict::Expired => format!("not done: a person was asked and did not answer in time ({reasons})"),
+        run::Verdict::NobodyToAsk => {
+            format!("not done: it needs a person's approval, and nobody can be asked here ({reasons})")
+        }
+        run::Verdict::Stopped => "not done: the run was stopped while a person was asked".to_owned(),
+        run::Verdict::Changed => "not done: it is not what a person was asked about".to_owned(),
+    }
+}
+
 /// Makes a call that was judged, and judges its answer.
 pub fn call(input: &RunInput, setting: &Setting, host: &mut dyn Host, call: &ToolCall, weighed: Weighed) -> Called {
-    let Weighed { mut prepared, judged, .. } = weighed;
-    if let Some(refusal) = refused(&judged.decision, input.config.settings.runtime.audit_only) {
+    let Weighed { mut prepared, judged, is_granted, .. } = weighed;
+    if let Some(refusal) = refused(&judged.decision, is_granted || input.config.settings.runtime.audit_only) {
         return Called::failed(call, refusal);
     }
     let (stop, processes) = (host.stop().clone(), host.processes());
@@ -359,15 +427,14 @@ fn within_time(input: &RunInput, request: ActionRequest, text: &str) -> Judged {
     Judged { request, decision, preview }
 }
 
-/// Why a call may not be made. What is to be reviewed waits for a person, and a run has nobody to ask.
-pub fn refused(decision: &Decision, audit_only: bool) -> Option<String> {
+/// Why a call may not be made. What is to be reviewed is made only when a person said yes ([`ask`]), or when nothing is
+/// held back at all.
+fn refused(decision: &Decision, is_granted: bool) -> Option<String> {
     let reasons = decision.reasons.join("; ");
     match decision.action {
         Action::Allow => None,
-        Action::Review if audit_only => None,
-        Action::Review => {
-            Some(format!("not done: it needs a person's approval, and nobody can be asked here ({reasons})"))
-        }
+        Action::Review if is_granted => None,
+        Action::Review => Some(not_granted(&run::Verdict::NobodyToAsk, &reasons)),
         Action::Block => Some(format!("blocked by the defender: {reasons}")),
     }
 }

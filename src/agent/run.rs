@@ -13,6 +13,7 @@ use crate::defender::decision::Decision;
 use crate::defender::request::ActionRequest;
 use crate::defender::rules::Rules;
 use crate::protocol::session_key::SessionKey;
+use crate::runtime::digest::sha256_hex;
 use crate::runtime::stop::{Stop, Why};
 use crate::sessions::media::Media;
 use crate::store::StoreError;
@@ -108,6 +109,47 @@ pub trait Host {
     fn carry_out(&mut self, ordered: Ordered) -> Result<Value, String>;
     /// The owner of every command; `None`: none can be run.
     fn processes(&self) -> Option<Processes>;
+    /// Asks a person for leave, and waits for the answer. When it is yes, that it is used is on disk.
+    fn approve(&mut self, question: Approval) -> Verdict;
+    /// How long it has waited for people in all, which is no time of the run's own.
+    fn waited(&self) -> Duration;
+}
+
+/// What a person is asked, because a run wants to do it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Approval {
+    /// Names it for good: after a restart the same question finds what was answered.
+    pub key: String,
+    /// Whose run it is.
+    pub agent: String,
+    /// The call of a tool that it is about.
+    pub call_id: String,
+    /// What is to be done, as a line.
+    pub command: String,
+    /// The program, without links.
+    pub program: Option<String>,
+    /// Where it begins.
+    pub cwd: Option<String>,
+    /// Where it runs.
+    pub host: &'static str,
+    /// The policy, in its words.
+    pub security: Option<&'static str>,
+    /// The same.
+    pub ask: Option<&'static str>,
+    /// Names of the variables that it is given.
+    pub env_names: Vec<String>,
+    /// Why it is asked, for the one who is.
+    pub why: Option<String>,
+    /// Stands for exactly what is to be done: nothing else is done on its answer.
+    pub digest: String,
+    /// Whether it can be granted for good.
+    pub may_always: bool,
+}
+
+/// How the approval is called that a question is kept as: the same question has the same one after a restart.
+pub fn approval_id(key: &str) -> String {
+    const CHARS: usize = 32;
+    sha256_hex(key.as_bytes())[..CHARS].to_owned()
 }
 
 /// What came of asking a person for leave.
@@ -126,6 +168,8 @@ pub enum Verdict {
     NobodyToAsk,
     /// The run was stopped meanwhile.
     Stopped,
+    /// What is to be done is not what was asked about.
+    Changed,
     /// Somebody said yes, and what they said it to was begun before: whether it was done is not known.
     Used,
 }
@@ -239,6 +283,10 @@ pub enum RunEvent {
         /// The same as values.
         details: Option<Value>,
     },
+    /// A person is asked, or answered, in protocol 4's form.
+    Approval(Value),
+    /// It has waited for a person since it was last heard of, and still does.
+    Waits(Duration),
     /// The transcript is being shortened.
     CompactionStart,
     /// The transcript is shorter.

@@ -18,7 +18,9 @@ use super::cooldown::Cooldowns;
 use super::history::{self, Eyes, Reading, SILENT};
 use super::memory::{self, Added, Place};
 use super::models::ModelRef;
-use super::run::{Host, Judged, Load, Ordered, Outcome, Record, Reply, RunEnd, RunEvent, RunInput, Steered};
+use super::run::{
+    Host, Judged, Load, Ordered, Outcome, Record, Reply, RunEnd, RunEvent, RunInput, Steered, approval_id,
+};
 use super::setting::{self, Setting};
 use super::silence::{self, Gate, ReplyTo};
 use super::talk::{
@@ -360,7 +362,8 @@ impl Turn<'_> {
             return Err(End::Stopped(why));
         }
         match self.deadline {
-            Some(deadline) if Instant::now() >= deadline => Err(End::Stopped(Why::Timeout)),
+            // What it waited for people is no time of its own.
+            Some(deadline) if Instant::now() >= deadline + self.host.waited() => Err(End::Stopped(Why::Timeout)),
             _ => Ok(()),
         }
     }
@@ -415,7 +418,11 @@ impl Turn<'_> {
                 if missing.is_some_and(|ids| ids.contains(&call.id)) {
                     self.check()?;
                     let weighed = calls::weigh(self.input, setting, self.host.stop(), &setting.policy, call);
-                    let weighed = weighed.ok().filter(|weighed| weighed.effect != Effect::Once);
+                    // What a person was asked about is begun only once that is on disk.
+                    let asked =
+                        self.host.store()?.approval(&approval_id(&call_key(&self.input.run_id, number, idx)))?;
+                    let never_begun = asked.is_some_and(|asked| asked.used_ms.is_none());
+                    let weighed = weighed.ok().filter(|weighed| weighed.effect != Effect::Once || never_begun);
                     step.results[idx] = self.told(call, (number, idx), |turn, key| match weighed {
                         Some(weighed) => {
                             turn.tally.tool_calls += 1;
@@ -628,7 +635,7 @@ impl Turn<'_> {
     ) -> Result<ToolResult, End> {
         let (id, name) = (call.id.clone(), call.name.clone());
         self.host.tell(RunEvent::ToolStart { id, name, arguments: call.arguments.clone() });
-        let called = make(self, format!("{}:call:{idx}", step_key(&self.input.run_id, number)));
+        let called = make(self, call_key(&self.input.run_id, number, idx));
         self.host.record(vec![called.record(result_key(&self.input.run_id, number, idx))])?;
         self.host.tell(RunEvent::ToolEnd {
             id: call.id.clone(),
@@ -654,11 +661,14 @@ impl Turn<'_> {
         &mut self,
         setting: &Setting,
         call: &ToolCall,
-        weighed: Weighed,
+        mut weighed: Weighed,
         key: String,
         caller: &mut Caller<'_>,
     ) -> Called {
         let judged = weighed.judged.clone();
+        if let Err(refusal) = calls::ask(self.input, self.host, call, &mut weighed, &key) {
+            return Called::failed(call, refusal);
+        }
         let mut called = caller(self.host, setting, call, weighed);
         let Some(order) = called.order.take() else { return called };
         let tools = setting.inherited_tools();
@@ -870,6 +880,11 @@ pub fn result_key_of(step: &str, idx: usize) -> String {
 
 fn step_key(run_id: &str, step: u32) -> String {
     format!("{}{step}", step_prefix(run_id))
+}
+
+/// Names a call of a run for good.
+fn call_key(run_id: &str, number: u32, idx: usize) -> String {
+    format!("{}:call:{idx}", step_key(run_id, number))
 }
 
 fn result_key(run_id: &str, step: u32, idx: usize) -> String {

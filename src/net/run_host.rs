@@ -2,22 +2,25 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
-use serde_json::Value;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use serde_json::{Value, json};
 
 use super::mailbox::LoopSender;
-use crate::agent::run::{Host, Judged, Ordered, Record, RunEvent, Steered as Said};
-use crate::agent::{invoke, turn};
+use crate::agent::run::{Approval, Host, Ordered, Record, RunEnd, RunEvent, Steered as Said, Verdict, approval_id};
+use crate::agent::turn;
 use crate::config::load::Loaded;
-use crate::gateway::effect::{RunNo, RunWork, Steered, Task};
+use crate::defender::rules::Rules;
+use crate::gateway::approvals::flow::{self, AskedByRun, Begun};
+use crate::gateway::approvals::{End, Reason};
+use crate::gateway::effect::{RunNo, RunWork, Steered};
 use crate::gateway::runs::{children, steps};
 use crate::gateway::{Done, Fact, Origin, Report};
 use crate::protocol::error::RpcError;
 use crate::protocol::session_key::SessionKey;
 use crate::runtime::clock;
-use crate::runtime::stop::Stop;
+use crate::runtime::stop::{Stop, Why};
 use crate::store::StoreError;
 use crate::store::db::{Db, Queries};
 use crate::store::reader::LazyReader;
@@ -26,6 +29,11 @@ use crate::tools::processes::Processes;
 
 /// How long a run waits for the store to take or to finish its step. A disk that slow ends the run with an error.
 pub const RECORD_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// How long a run waits for a person's answer.
+pub const APPROVAL_TIME_MAX: Duration = Duration::from_secs(30 * 60);
+/// How often a run that waits for a person says that it lives; well within its lease.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(20);
 
 /// What the store reports: to the loop, and to a thread that waits for it.
 pub(super) struct Written {
@@ -56,11 +64,13 @@ pub(super) struct Tools {
 pub(super) fn run(tools: &mut Tools, work: RunWork) -> Fact {
     let RunWork { no, turn_id, session_id, input, task, stop, steered } = work;
     let (session, config) = (input.session.clone(), Arc::clone(&input.config));
-    let mut host = RunHost { tools, no, turn_id, session_id, stop, steered, session, config };
-    match task {
-        Task::Answer => Fact::RunEnded(Box::new(turn::run(input, &mut host))),
-        Task::Compact(wishes) => Fact::RunEnded(Box::new(turn::compact_run(&input, Some(wishes.as_str()), &mut host))),
-        Task::Invoke(wanted) => Fact::Invoked(Box::new(invoke::invoke(&input, &mut host, &wanted))),
+    let (rules, run_id) = (Arc::clone(&input.rules), input.run_id.clone());
+    let (waited, told_waiting) = (Duration::ZERO, Duration::ZERO);
+    let mut host =
+        RunHost { tools, no, turn_id, session_id, stop, steered, session, config, rules, run_id, waited, told_waiting };
+    match compact {
+        None => turn::run(input, &mut host),
+        Some(wishes) => turn::compact_run(&input, Some(wishes.as_str()), &mut host),
     }
 }
 
@@ -73,6 +83,12 @@ struct RunHost<'a> {
     steered: Receiver<Steered>,
     session: SessionKey,
     config: Arc<Loaded>,
+    rules: Arc<Rules>,
+    run_id: String,
+    /// How long it has waited for people in all,
+    waited: Duration,
+    /// and how much of the wait that goes on the loop was told of.
+    told_waiting: Duration,
 }
 
 impl Host for RunHost<'_> {
@@ -123,6 +139,22 @@ impl Host for RunHost<'_> {
         Some(self.tools.processes.clone())
     }
 
+    fn approve(&mut self, question: Approval) -> Verdict {
+        let id = approval_id(&question.key);
+        let began = Instant::now();
+        let verdict = self.ask(question);
+        // What was not told while it waited.
+        self.tell(RunEvent::Waits(began.elapsed().saturating_sub(self.told_waiting)));
+        self.waited += began.elapsed();
+        self.told_waiting = Duration::ZERO;
+        log::info!("an approval was answered id={id} verdict={verdict:?}");
+        verdict
+    }
+
+    fn waited(&self) -> Duration {
+        self.waited
+    }
+
     fn steered(&mut self) -> Vec<Said> {
         let mut said = Vec::new();
         for steered in self.steered.try_iter().collect::<Vec<_>>() {
@@ -143,6 +175,104 @@ impl Host for RunHost<'_> {
 }
 
 impl RunHost<'_> {
+    /// Asks, and waits: woken by the answer, by the end of its time, and by a stop.
+    fn ask(&mut self, question: Approval) -> Verdict {
+        let (session, rules, run_id) = (self.session.clone(), Arc::clone(&self.rules), self.run_id.clone());
+        let (id, now_ms) = (approval_id(&question.key), self.now_ms());
+        let expires_ms = now_ms + APPROVAL_TIME_MAX.as_millis() as i64;
+        let about = json!({
+            "kind": "exec", "title": question.command, "approvalId": id, "toolCallId": question.call_id,
+            "command": question.command, "host": question.host,
+        });
+        let (tell, told) = bounded::<Verdict>(2);
+        let (known, answered) = bounded(1);
+        let asks = tell.clone();
+        let entered = self.write(move |db| {
+            match flow::begin_for_run(db, (&question, &session, &run_id), (now_ms, expires_ms), &rules)? {
+                Begun::Open(approval) => {
+                    Ok(vec![Fact::ApprovalAsked(Box::new(AskedByRun { approval: *approval, tell: asks }))])
+                }
+                Begun::Answered(verdict) => {
+                    let _ = known.send(verdict);
+                    Ok(Vec::new())
+                }
+            }
+        });
+        if let Err(error) = entered {
+            log::warn!("an approval could not be asked for id={id} error={error}");
+            return Verdict::NobodyToAsk;
+        }
+        if let Ok(verdict) = answered.try_recv() {
+            return verdict;
+        }
+        self.tell_approval(&about, "requested", "pending");
+        self.stop.waits_for(move || drop(tell.try_send(Verdict::Stopped)));
+        let verdict = self.wait_for(&told);
+        self.stop.waits_for_none();
+        let verdict = match verdict {
+            Verdict::Granted => self.take_grant(&id),
+            Verdict::Stopped => self.give_up(&id),
+            verdict => verdict,
+        };
+        self.tell_approval(&about, "resolved", if verdict == Verdict::Granted { "approved" } else { "denied" });
+        verdict
+    }
+
+    fn wait_for(&mut self, told: &Receiver<Verdict>) -> Verdict {
+        let until = Instant::now() + APPROVAL_TIME_MAX + RECORD_TIME_MAX;
+        loop {
+            match told.recv_timeout(SIGN_OF_LIFE) {
+                Ok(verdict) => return verdict,
+                Err(RecvTimeoutError::Disconnected) => return Verdict::Stopped,
+                Err(RecvTimeoutError::Timeout) if Instant::now() >= until => return Verdict::Expired,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.told_waiting += SIGN_OF_LIFE;
+                    self.tell(RunEvent::Waits(SIGN_OF_LIFE));
+                }
+            }
+        }
+    }
+
+    fn tell_approval(&mut self, about: &Value, phase: &str, status: &str) {
+        let mut data = about.clone();
+        for (name, text) in [("title", &about["title"]), ("command", &about["command"])] {
+            data[name] = json!(flow::shown_text(&self.rules, text.as_str().unwrap_or_default()));
+        }
+        (data["phase"], data["status"]) = (json!(phase), json!(status));
+        self.tell(RunEvent::Approval(data));
+    }
+
+    /// What was granted is used, which is on disk before anything is done.
+    fn take_grant(&mut self, id: &str) -> Verdict {
+        let (id, now_ms) = (id.to_owned(), self.now_ms());
+        let (tell, told) = bounded(1);
+        let used = self.write(move |db| {
+            let _ = tell.send(flow::use_for_run(db, &id, now_ms)?);
+            Ok(Vec::new())
+        });
+        match (used, told.try_recv()) {
+            (Ok(()), Ok(verdict)) => verdict,
+            _ => Verdict::Expired,
+        }
+    }
+
+    /// Its run was stopped: nobody needs to answer any more. When the program ends, the question stays open, and the run
+    /// finds it when it is taken up.
+    fn give_up(&mut self, id: &str) -> Verdict {
+        if self.stop.why() != Some(Why::Shutdown) {
+            let (id, end) = (id.to_owned(), End::of_system(Reason::RunAborted, self.now_ms()));
+            let state_dir = self.config.state_dir.clone();
+            let ended = self.write(move |db| {
+                let end = flow::settle(db, &id, &end, &state_dir)?;
+                Ok(vec![Fact::ApprovalEnded(Box::new((id, end)))])
+            });
+            if let Err(error) = ended {
+                log::warn!("an approval of a stopped run could not be ended: {error}");
+            }
+        }
+        Verdict::Stopped
+    }
+
     /// Writes, and waits until it is on disk; the loop is told what changed.
     fn write(
         &mut self,

@@ -1,5 +1,6 @@
 //! Stopping a run from another thread: at once, even while it waits for a provider's next byte.
 
+use std::fmt;
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -46,6 +47,17 @@ struct Inner {
     why: AtomicU8,
     // The run's thread puts the socket it waits on here, and the loop takes it to shut it down: both for an instant.
     socket: Mutex<Option<TcpStream>>,
+    // What wakes the run's thread when it waits for something else: put here by it, called by the loop.
+    wake: Mutex<Option<Wake>>,
+}
+
+/// Wakes a thread.
+struct Wake(Box<dyn FnOnce() + Send>);
+
+impl fmt::Debug for Wake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Wake")
+    }
 }
 
 impl Stop {
@@ -57,6 +69,9 @@ impl Stop {
         if let Some(socket) = self.0.socket.lock().unwrap_or_else(PoisonError::into_inner).take() {
             // An error means that the peer was faster.
             let _ = socket.shutdown(Shutdown::Both);
+        }
+        if let Some(Wake(wake)) = self.0.wake.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            wake();
         }
     }
 
@@ -73,6 +88,21 @@ impl Stop {
         } else {
             *slot = Some(socket);
         }
+    }
+
+    /// From now on the run waits for something that `wake` ends; called at once when it is stopped already.
+    pub fn waits_for(&self, wake: impl FnOnce() + Send + 'static) {
+        let mut slot = self.0.wake.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.why().is_some() {
+            wake();
+        } else {
+            *slot = Some(Wake(Box::new(wake)));
+        }
+    }
+
+    /// It waits for nothing of the kind any more.
+    pub fn waits_for_none(&self) {
+        self.0.wake.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     /// The run waits on no socket any more.
@@ -103,6 +133,25 @@ mod tests {
         assert_eq!(reading.read(&mut [0; 1]).unwrap(), 0, "the socket ends");
         thread.unwrap().join().unwrap();
         assert_eq!(stop.why(), Some(Why::Rpc), "the first reason counts");
+    }
+
+    #[test]
+    fn wakes_what_waits_for_something_else_once() {
+        let (stop, woken) = (Stop::default(), Arc::new(AtomicU8::new(0)));
+        let wakes = |stop: &Stop| {
+            let woken = Arc::clone(&woken);
+            stop.waits_for(move || {
+                woken.fetch_add(1, Ordering::Relaxed);
+            });
+        };
+        wakes(&stop);
+        stop.waits_for_none();
+        wakes(&stop);
+        stop.stop(Why::Rpc);
+        stop.stop(Why::Rpc);
+        assert_eq!(woken.load(Ordering::Relaxed), 1);
+        wakes(&stop);
+        assert_eq!(woken.load(Ordering::Relaxed), 2, "it is stopped already");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::harness::connect::{ConnectOptions, Proto};
+use crate::harness::provider::{Provider, Turn};
 use crate::harness::{Client, Server, schema};
 
 fn asker(server: &Server, proto: Proto) -> Client {
@@ -166,4 +167,106 @@ fn the_document_is_changed_by_who_read_it_and_keeps_its_token() {
     assert_eq!(after["resolvedDefaults"]["security"], "allowlist");
     let bad = json!({ "version": 1, "agents": { "main": { "allowlist": [{ "id": "x", "odd": 1 }] } } });
     ann.call("exec.approvals.set", json!({ "file": bad })).expect_err("INVALID_REQUEST");
+}
+
+/// A gateway whose agent's use of `read` a person must look at first. Its model reads the file that it is told of.
+fn reviewing() -> (Server, Provider) {
+    let provider = Provider::start_with(|request| {
+        let last = request.messages().last().expect("a message");
+        match last["role"].as_str() {
+            Some("tool") => Turn::text("that was it"),
+            _ => Turn::call("read", json!({ "path": file_in(last) })),
+        }
+    });
+    let mut config = provider.config();
+    config["security"] = json!({ "tool_policies": { "read": "review" } });
+    (Server::with().config(&config).start(), provider)
+}
+
+/// The name of a file in what was said.
+fn file_in(message: &Value) -> String {
+    let said = message["content"].to_string();
+    let words = said.split(|c: char| !c.is_ascii_alphanumeric() && c != '.');
+    words.filter(|word| word.ends_with(".md")).next_back().expect("a file").to_owned()
+}
+
+fn reads(name: &str) -> Value {
+    json!({ "sessionKey": "agent:main:main", "idempotencyKey": name, "message": format!("read {name}") })
+}
+
+/// Puts a file where the agent works.
+fn put(server: &Server, name: &str) {
+    let file = server.state_dir().join("workspace").join(name);
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(&file, "what is in it").unwrap();
+}
+
+/// What the model's tool told it, from the transcript.
+fn told(client: &Client) -> String {
+    let history = client.call("chat.history", json!({ "sessionKey": "agent:main:main" })).expect_ok();
+    history.to_string()
+}
+
+#[test]
+fn a_run_waits_for_a_person_and_does_what_is_granted() {
+    for proto in [Proto::V3, Proto::V4] {
+        let (server, _provider) = reviewing();
+        let bob = page(&server, "bob", proto);
+        for (name, decision) in [("granted.md", "allow-once"), ("denied.md", "deny")] {
+            put(&server, name);
+            let accepted = bob.call("chat.send", reads(name)).expect_ok();
+            let seen = bob.expect_event_where("exec.approval.requested", |asked| {
+                asked["request"]["command"].as_str().is_some_and(|command| command.contains(name))
+            });
+            assert_eq!(seen.payload["request"]["sessionKey"], "agent:main:main");
+            let id = seen.payload["id"].clone();
+            bob.call("exec.approval.resolve", json!({ "id": id, "decision": decision })).expect_ok();
+            let run_id = accepted["runId"].clone();
+            bob.expect_event_where("chat", |chat| chat["state"] == "final" && chat["runId"] == run_id);
+        }
+        let told = told(&bob);
+        assert!(told.contains("what is in it"), "{told}");
+        assert!(told.contains("bob was asked and said no"), "{told}");
+    }
+}
+
+#[test]
+fn a_run_that_nobody_can_be_asked_for_goes_on_without() {
+    let (server, _provider) = reviewing();
+    let reader = ConnectOptions::operator("reader").scopes(&["operator.read", "operator.write"]);
+    let reader = server.client("reader", Proto::V4, &reader);
+    let accepted = reader.call("chat.send", reads("x.md")).expect_ok();
+    let run_id = accepted["runId"].clone();
+    reader.expect_event_where("chat", |chat| chat["state"] == "final" && chat["runId"] == run_id);
+    assert!(told(&reader).contains("nobody can be asked here"));
+}
+
+#[test]
+fn a_run_that_waits_is_stopped_at_once_and_its_question_withdrawn() {
+    let (server, _provider) = reviewing();
+    let bob = page(&server, "bob", Proto::V4);
+    let accepted = bob.call("chat.send", reads("x.md")).expect_ok();
+    let id = bob.expect_event("exec.approval.requested").payload["id"].clone();
+    let run_id = accepted["runId"].clone();
+    bob.call("chat.abort", json!({ "sessionKey": "agent:main:main", "runId": run_id })).expect_ok();
+    bob.expect_event_where("chat", |chat| chat["state"] == "aborted" && chat["runId"] == run_id);
+    let withdrawn = bob.call("approval.get", json!({ "id": id })).expect_valid();
+    assert_eq!(withdrawn["approval"]["status"], "cancelled");
+    bob.call("exec.approval.resolve", json!({ "id": id, "decision": "allow-once" })).expect_err("INVALID_REQUEST");
+}
+
+#[test]
+fn a_run_that_waits_is_taken_up_after_a_kill_with_the_same_question() {
+    let (mut server, _provider) = reviewing();
+    put(&server, "x.md");
+    let bob = page(&server, "bob", Proto::V4);
+    bob.call("chat.send", reads("x.md")).expect_ok();
+    let id = bob.expect_event("exec.approval.requested").payload["id"].clone();
+    server.kill_and_restart();
+    let bob = page(&server, "bob", Proto::V4);
+    let open = bob.call("exec.approval.list", json!({})).expect_ok();
+    assert_eq!((open.as_array().unwrap().len(), &open[0]["id"]), (1, &id));
+    bob.call("exec.approval.resolve", json!({ "id": id, "decision": "allow-once" })).expect_ok();
+    bob.expect_event_where("chat", |chat| chat["state"] == "final");
+    assert!(told(&bob).contains("what is in it"));
 }

@@ -6,14 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::models::LazyModels;
-use super::super::run::Ask;
+use super::super::run::{Approval, Ask, Verdict};
 use super::super::talk::{Answer, AttemptOutcome, Message, ToolSpec};
 use super::*;
 use crate::config::load::{self, LoadInputs};
+use crate::defender::decision::Action;
 use crate::defender::rules::{RuleInputs, Rules};
 use crate::protocol::session_key::SessionKey;
 use crate::runtime::stop::Stop;
 use crate::sessions::transcript::{self, New};
+use crate::store::approvals::ApprovalRow;
 use crate::store::db::Queries;
 use crate::store::dir::StateDir;
 use crate::store::open::{Database, OnDamage};
@@ -51,6 +53,10 @@ pub(crate) struct Double {
     told: Vec<RunEvent>,
     steered: Vec<Vec<String>>,
     ordered: Vec<Ordered>,
+    /// What people were asked, and what they say.
+    asked: Vec<Approval>,
+    verdict: Verdict,
+    dies_asking: bool,
     fuse: Fuse,
     store_fails: bool,
     processes: Option<crate::tools::processes::Processes>,
@@ -96,6 +102,19 @@ impl Host for Double {
 
     fn processes(&self) -> Option<crate::tools::processes::Processes> {
         self.processes.clone()
+    }
+
+    fn approve(&mut self, question: Approval) -> Verdict {
+        self.fuse.tick();
+        self.asked.push(question);
+        if self.dies_asking {
+            resume_unwind(Box::new("killed"));
+        }
+        self.verdict.clone()
+    }
+
+    fn waited(&self) -> Duration {
+        Duration::ZERO
     }
 
     fn steered(&mut self) -> Vec<Steered> {
@@ -215,6 +234,9 @@ impl Bench {
             told: Vec::new(),
             steered: Vec::new(),
             ordered: Vec::new(),
+            asked: Vec::new(),
+            verdict: Verdict::NobodyToAsk,
+            dies_asking: false,
             fuse,
             store_fails: false,
             processes: None,
@@ -258,6 +280,14 @@ impl Bench {
             Called { result, details: None, judged: None, order: None, background: None }
         };
         turn(&self.input, &mut self.host, &mut ask, &mut call)
+    }
+
+    /// Runs until a person is asked, when the process ends.
+    fn run_until_asked(&mut self, script: &[Asked]) {
+        self.host.dies_asking = true;
+        let ended = catch_unwind(AssertUnwindSafe(|| self.run(script)));
+        assert!(ended.is_err() && self.host.asked.len() == 1);
+        self.host.dies_asking = false;
     }
 
     /// The transcript in short.
@@ -495,6 +525,81 @@ fn killed_anywhere_it_goes_on_and_does_nothing_twice_that_may_not_be() {
             n_killed += 1;
         }
         assert!(n_killed > 40, "only {n_killed} places were tried");
+    }
+}
+
+/// A run whose call of `read` the defender wants a person to look at.
+fn reviewed(verdict: Verdict) -> Bench {
+    let mut bench = Bench::new("hi");
+    bench.rules(|rules| {
+        rules.tool_policies.insert("read".to_owned(), Action::Review);
+    });
+    bench.host.verdict = verdict;
+    bench
+}
+
+#[test]
+fn a_call_under_review_is_made_when_a_person_says_yes_and_only_then() {
+    let by = Some("ann".to_owned());
+    for (verdict, made, words) in [
+        (Verdict::Granted, true, "answer of a"),
+        (Verdict::Denied { by }, false, "ann was asked and said no"),
+        (Verdict::Expired, false, "did not answer in time"),
+        (Verdict::NobodyToAsk, false, "nobody can be asked here"),
+        (Verdict::Stopped, false, "the run was stopped"),
+        (Verdict::Changed, false, "not what a person was asked about"),
+        (Verdict::Used, false, "interrupted by a restart"),
+    ] {
+        let mut bench = reviewed(verdict);
+        bench.run(&[calls(&["a"]), says("done")]);
+        assert_eq!(bench.called.borrow().contains_key("a"), made, "{words}");
+        let heard = format!("{:?}", bench.prompts.last().unwrap().messages);
+        assert!(heard.contains(words), "{words}: {heard}");
+        let [question] = &bench.host.asked[..] else { panic!("one question") };
+        assert_eq!((&*question.key, &*question.command), ("r:step:1:call:0", r#"read {"path":"a"}"#));
+        assert!(question.why.as_ref().unwrap().contains("defender"));
+    }
+}
+
+#[test]
+fn nobody_is_asked_about_what_is_allowed_or_blocked_or_cannot_be_shown() {
+    for action in [Action::Allow, Action::Block] {
+        let mut bench = reviewed(Verdict::Granted);
+        bench.rules(|rules| {
+            rules.tool_policies.insert("read".to_owned(), action);
+        });
+        bench.run(&[calls(&["a"]), says("done")]);
+        assert!(bench.host.asked.is_empty());
+    }
+    let mut bench = reviewed(Verdict::Granted);
+    bench.run(&[calls(&[&"x".repeat(calls::ASKED_CHARS_MAX)]), says("done")]);
+    assert!(bench.host.asked.is_empty() && bench.called.borrow().is_empty());
+}
+
+#[test]
+fn what_a_person_was_asked_about_and_never_begun_is_asked_again_after_a_restart() {
+    for (used_ms, again) in [(None, true), (Some(NOW_MS), false)] {
+        let mut bench = reviewed(Verdict::Granted);
+        // The process ends while it waits for the answer.
+        let call = call_of("a", Effect::Once);
+        let Said::Call(ToolCall { name, .. }) = &call else { panic!() };
+        bench.rules(|rules| {
+            rules.tool_policies.insert(name.clone(), Action::Review);
+        });
+        bench.run_until_asked(&[asked(vec![call.clone()]), says("done")]);
+        let row = ApprovalRow {
+            id: approval_id("r:step:1:call:0"),
+            kind: "exec".to_owned(),
+            created_ms: NOW_MS,
+            expires_ms: NOW_MS + 1000,
+            record: "{}".to_owned(),
+            end: used_ms.map(|at_ms| (at_ms, "{}".to_owned())),
+            used_ms,
+        };
+        bench.host.database.write(|db| db.approval_insert(&row).map(drop)).unwrap();
+        bench.input.attempt = 2;
+        bench.run(&[asked(vec![call]), says("done")]);
+        assert_eq!(bench.called.borrow().contains_key("a"), again, "begun {used_ms:?}");
     }
 }
 

@@ -11,11 +11,12 @@ use crossbeam_channel::Sender;
 use serde_json::{Value, json};
 
 use super::{Approval, Asker, Bound, Decision, Due, End, Form, Kind, Reason, Record, Refusal, Waiter, display, shown};
-use crate::agent::run::Verdict;
+use crate::agent::run::{Approval as Wanted, Verdict, approval_id};
 use crate::defender::rules::Rules;
 use crate::gateway::broadcast::{self, EventKind, For};
 use crate::gateway::clients::Caller;
 use crate::gateway::dispatch::BUSY_RETRY_MS;
+use crate::gateway::methods::approvals::analysis;
 use crate::gateway::table::Call;
 use crate::gateway::{Done, Effect, Fact, Gateway, Job, Origin, Work};
 use crate::protocol::ConnId;
@@ -23,6 +24,7 @@ use crate::protocol::connect::ClientId;
 use crate::protocol::error::RpcError;
 use crate::protocol::frame::Json;
 use crate::protocol::scope::{Role, Scope};
+use crate::protocol::session_key::SessionKey;
 use crate::protocol::version::Protocol;
 use crate::runtime::clock::Now;
 use crate::store::StoreError;
@@ -149,37 +151,98 @@ pub enum Begun {
     Answered(Verdict),
 }
 
-/// What a run asks: `id` names the call for good, so that after a restart the same call finds what was answered.
+/// Enters what a run asks, unless it was asked before.
 ///
 /// # Errors
 /// The store's.
 pub fn begin_for_run(
     db: &Db<'_>,
-    (id, kind): (&str, Kind),
+    (question, session, run_id): (&Wanted, &SessionKey, &str),
     (now_ms, expires_ms): (i64, i64),
-    (request, decisions): (Value, Vec<Decision>),
-    bound: Bound,
+    rules: &Rules,
 ) -> Result<Begun, StoreError> {
-    let row = match db.approval(id)? {
+    let id = approval_id(&question.key);
+    let row = match db.approval(&id)? {
         Some(row) => row,
         None => {
-            let session_key = request["sessionKey"].as_str();
-            let audience = audience(db, session_key)?;
-            let record = Record { audience, request, decisions, asker: Asker::default(), bound: Some(bound) };
-            let (id, kind, record) = (id.to_owned(), kind.as_str().to_owned(), text_of(&record)?);
+            let decisions: Vec<Decision> = Decision::ALL
+                .into_iter()
+                .filter(|decision| *decision != Decision::AllowAlways || question.may_always)
+                .collect();
+            let record = Record {
+                request: request_of_run(question, session, run_id, &decisions, rules),
+                decisions,
+                asker: Asker::default(),
+                audience: audience(db, Some(session.as_str()))?,
+                bound: Some(Bound {
+                    digest: question.digest.clone(),
+                    agent: question.agent.clone(),
+                    path: question.program.clone().filter(|_| question.may_always),
+                    command: shown_text(rules, &question.command),
+                    cwd: question.cwd.clone(),
+                }),
+            };
+            let (kind, record) = (Kind::Exec.as_str().to_owned(), text_of(&record)?);
             let row = ApprovalRow { id, kind, created_ms: now_ms, expires_ms, record, end: None, used_ms: None };
             enter(db, &row)?;
             row
         }
     };
     let approval = Approval::of_row(&row)?;
+    if approval.record.bound.as_ref().is_none_or(|bound| bound.digest != question.digest) {
+        // What is to be done is not what was asked about: the answer is none to this.
+        return Ok(Begun::Answered(Verdict::Changed));
+    }
     match approval.end() {
         None => Ok(Begun::Open(Box::new(approval))),
         Some(end) => Ok(Begun::Answered(match end.verdict() {
-            Verdict::Granted => use_for_run(db, id, now_ms)?,
+            Verdict::Granted => use_for_run(db, &approval.id, now_ms)?,
             verdict => verdict,
         })),
     }
+}
+
+/// What a person is shown of what a run asks, in protocol 4's form.
+fn request_of_run(
+    question: &Wanted,
+    session: &SessionKey,
+    run_id: &str,
+    decisions: &[Decision],
+    rules: &Rules,
+) -> Value {
+    let shown = |text: &Option<String>| text.as_ref().map(|text| shown_text(rules, text));
+    let decisions: Vec<&str> = decisions.iter().map(|decision| decision.as_str()).collect();
+    let mut request = json!({
+        "command": shown_text(rules, &question.command),
+        "systemRunBinding": null,
+        "systemRunPlan": null,
+        "cwd": shown(&question.cwd),
+        "nodeId": null,
+        "host": question.host,
+        "security": question.security,
+        "ask": question.ask,
+        "warningText": question.why.as_ref().map(|why| display::visible_lines(&rules.scrub(why).0)),
+        "scope": null,
+        "commandAnalysis": analysis(&question.command),
+        "allowedDecisions": decisions,
+        "agentId": question.agent,
+        "resolvedPath": shown(&question.program),
+        "sessionKey": session.as_str(),
+        "sessionId": null,
+        "runId": run_id,
+        "toolCallId": question.call_id,
+        "turnSourceChannel": null,
+        "turnSourceTo": null,
+        "turnSourceAccountId": null,
+        "turnSourceThreadId": null,
+        "cronExecutionSource": null,
+        "cronOperationBinding": null,
+    });
+    if !question.env_names.is_empty() {
+        let names: Vec<String> = question.env_names.iter().map(|name| shown_text(rules, name)).collect();
+        request["envKeys"] = json!(names);
+    }
+    request
 }
 
 /// Takes what was granted, once.

@@ -520,7 +520,10 @@ impl Gateway {
             self.openai_told(conn, &event);
         }
         let at = self.runs.ms(now);
-        self.runs.scheduler.renew(&going.shown.run_id, at);
+        match &event {
+            RunEvent::Waits(time) => self.runs.scheduler.waited(&going.shown.run_id, *time, at),
+            _ => self.runs.scheduler.renew(&going.shown.run_id, at),
+        }
         self.show(now, &mut going.shown, starter, event);
         if let Some(open) = self.runs.open.get_mut(&no) {
             open.phase = Phase::Going(going);
@@ -559,6 +562,8 @@ impl Gateway {
                 self.agent_event(shown, On::Both, "thinking", &json!({ "text": words, "delta": words }), at);
             }
             RunEvent::Restart => shown.restart(),
+            RunEvent::Approval(data) => self.agent_event(shown, On::V4, "approval", &data, at),
+            RunEvent::Waits(_) => {}
             RunEvent::ToolStart { id, name, arguments } => {
                 self.show_all_words(shown, now);
                 shown.next_part();

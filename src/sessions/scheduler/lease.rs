@@ -44,6 +44,11 @@ impl Active {
         is_new
     }
 
+    /// It has waited for a person so long, which is no time of its own.
+    pub(super) fn waited(&mut self, time: Duration) {
+        self.began_ms = self.began_ms.saturating_add(ms(time));
+    }
+
     /// Whether nobody stops it, so that a message can still reach it.
     pub(super) fn is_well(&self) -> bool {
         matches!(self.standing, Standing::Well)

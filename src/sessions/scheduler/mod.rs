@@ -523,6 +523,17 @@ impl Scheduler {
         }
     }
 
+    /// A run has waited for a person so long: it lives, and that was no time of its own.
+    pub fn waited(&mut self, run_id: &str, time: Duration, now_ms: i64) {
+        self.renew(run_id, now_ms);
+        let Some(session) = self.runs.get(run_id).and_then(|key| self.sessions.get_mut(key)) else { return };
+        if let Slot::Active(active) = &mut session.slot
+            && active.run_id == run_id
+        {
+            active.waited(time);
+        }
+    }
+
     /// Runs that were silent for too long, or go on for too long, and are to be stopped. Each is told once, and stays
     /// active until it ended.
     pub fn overdue(&mut self, now_ms: i64) -> Vec<String> {
