@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::run::{self, Approval, Host, Judged, Record, RunEvent, RunInput};
+use super::run::{Approval, Host, Judged, Permission, Record, RunEvent, RunInput};
 use super::setting::Setting;
 use super::talk::{Part, ToolCall, ToolResult};
 use crate::config::settings::exec::{Ask, Security};
@@ -299,27 +299,27 @@ pub fn ask(
         may_always: false,
     };
     match host.approve(question) {
-        run::Verdict::Granted => {
+        Permission::Granted => {
             weighed.is_granted = true;
             Ok(())
         }
-        verdict => Err(not_granted(&verdict, &reasons)),
+        permission => Err(not_granted(&permission, &reasons)),
     }
 }
 
 /// Why a call is not made that a person was asked about, or was to be.
-fn not_granted(verdict: &run::Verdict, reasons: &str) -> String {
-    match verdict {
-        run::Verdict::Granted | run::Verdict::Used => RESTARTED.to_owned(),
-        run::Verdict::Denied { by } => {
+fn not_granted(permission: &Permission, reasons: &str) -> String {
+    match permission {
+        Permission::Granted | Permission::Used => RESTARTED.to_owned(),
+        Permission::Denied { by } => {
             format!("not done: {} was asked and said no ({reasons})", by.as_deref().unwrap_or("a person"))
         }
-        run::Verdict::Expired => format!("not done: a person was asked and did not answer in time ({reasons})"),
-        run::Verdict::NobodyToAsk => {
+        Permission::Expired => format!("not done: a person was asked and did not answer in time ({reasons})"),
+        Permission::NobodyToAsk => {
             format!("not done: it needs a person's approval, and nobody can be asked here ({reasons})")
         }
-        run::Verdict::Stopped => "not done: the run was stopped while a person was asked".to_owned(),
-        run::Verdict::Changed => "not done: it is not what a person was asked about".to_owned(),
+        Permission::Stopped => "not done: the run was stopped while a person was asked".to_owned(),
+        Permission::Changed => "not done: it is not what a person was asked about".to_owned(),
     }
 }
 
@@ -434,7 +434,7 @@ fn refused(decision: &Decision, is_granted: bool) -> Option<String> {
     match decision.action {
         Action::Allow => None,
         Action::Review if is_granted => None,
-        Action::Review => Some(not_granted(&run::Verdict::NobodyToAsk, &reasons)),
+        Action::Review => Some(not_granted(&Permission::NobodyToAsk, &reasons)),
         Action::Block => Some(format!("blocked by the defender: {reasons}")),
     }
 }

@@ -110,7 +110,7 @@ pub trait Host {
     /// The owner of every command; `None`: none can be run.
     fn processes(&self) -> Option<Processes>;
     /// Asks a person for leave, and waits for the answer. When it is yes, that it is used is on disk.
-    fn approve(&mut self, question: Approval) -> Verdict;
+    fn approve(&mut self, question: Approval) -> Permission;
     /// How long it has waited for people in all, which is no time of the run's own.
     fn waited(&self) -> Duration;
 }
@@ -154,7 +154,7 @@ pub fn approval_id(key: &str) -> String {
 
 /// What came of asking a person for leave.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Permission {
     /// Somebody said yes. It is used up with this: the same question is not answered by it again.
     Granted,
     /// Somebody said no.

@@ -44,6 +44,8 @@ pub struct Args {
     pub tools: ToolsArgs,
     /// Which device.
     pub devices: DevicesArgs,
+    /// What waits for leave, and what may run.
+    pub approvals: ApprovalsArgs,
     /// Which configuration key, and its value.
     pub config: ConfigArgs,
     /// What the doctor may do.
@@ -72,6 +74,21 @@ pub struct PlaceArgs {
     pub config: Option<PathBuf>,
     /// The state directory.
     pub state_dir: Option<PathBuf>,
+}
+
+/// What waits for leave, and what may run.
+#[derive(Debug, Default)]
+pub struct ApprovalsArgs {
+    /// An approval's or a grant's id, or its beginning.
+    pub id: Option<String>,
+    /// The answer.
+    pub decision: Option<String>,
+    /// A glob on paths of programs.
+    pub pattern: Option<String>,
+    /// Whose list.
+    pub agent: Option<String>,
+    /// The document.
+    pub file: Option<PathBuf>,
 }
 
 /// The shared secrets, for the daemon to accept or for a command to present.

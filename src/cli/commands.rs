@@ -5,8 +5,8 @@ use super::flags::{Command, Count, Example, FLAG, Flag, Found, Word};
 use super::term::Out;
 use super::{CliError, Outcome};
 use super::{
-    agent, chat, completions, config, defend, devices, doctor, gateway, health, help, man, models, onboard, sandbox,
-    sessions,
+    agent, approvals, chat, completions, config, defend, devices, doctor, gateway, health, help, man, models, onboard,
+    sandbox, sessions,
 };
 
 /// The program itself: without a command it runs the daemon.
@@ -38,6 +38,7 @@ pub static ROOT: Command = Command {
         &onboard::CONFIGURE,
         &config::COMMAND,
         &devices::COMMAND,
+        &approvals::COMMAND,
         &doctor::COMMAND,
         &defend::COMMAND,
         &sandbox::COMMAND,

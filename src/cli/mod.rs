@@ -30,6 +30,7 @@ pub mod target;
 pub mod said;
 
 pub mod agent;
+pub mod approvals;
 pub mod call;
 pub mod chat;
 pub mod config;

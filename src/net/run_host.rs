@@ -8,7 +8,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use serde_json::{Value, json};
 
 use super::mailbox::LoopSender;
-use crate::agent::run::{Approval, Host, Ordered, Record, RunEnd, RunEvent, Steered as Said, Verdict, approval_id};
+use crate::agent::run::{Approval, Host, Ordered, Permission, Record, RunEnd, RunEvent, Steered as Said, approval_id};
 use crate::agent::turn;
 use crate::config::load::Loaded;
 use crate::defender::rules::Rules;
@@ -139,16 +139,16 @@ impl Host for RunHost<'_> {
         Some(self.tools.processes.clone())
     }
 
-    fn approve(&mut self, question: Approval) -> Verdict {
+    fn approve(&mut self, question: Approval) -> Permission {
         let id = approval_id(&question.key);
         let began = Instant::now();
-        let verdict = self.ask(question);
+        let permission = self.ask(question);
         // What was not told while it waited.
         self.tell(RunEvent::Waits(began.elapsed().saturating_sub(self.told_waiting)));
         self.waited += began.elapsed();
         self.told_waiting = Duration::ZERO;
-        log::info!("an approval was answered id={id} verdict={verdict:?}");
-        verdict
+        log::info!("an approval was answered id={id} permission={permission:?}");
+        permission
     }
 
     fn waited(&self) -> Duration {
@@ -176,7 +176,7 @@ impl Host for RunHost<'_> {
 
 impl RunHost<'_> {
     /// Asks, and waits: woken by the answer, by the end of its time, and by a stop.
-    fn ask(&mut self, question: Approval) -> Verdict {
+    fn ask(&mut self, question: Approval) -> Permission {
         let (session, rules, run_id) = (self.session.clone(), Arc::clone(&self.rules), self.run_id.clone());
         let (id, now_ms) = (approval_id(&question.key), self.now_ms());
         let expires_ms = now_ms + APPROVAL_TIME_MAX.as_millis() as i64;
@@ -184,7 +184,7 @@ impl RunHost<'_> {
             "kind": "exec", "title": question.command, "approvalId": id, "toolCallId": question.call_id,
             "command": question.command, "host": question.host,
         });
-        let (tell, told) = bounded::<Verdict>(2);
+        let (tell, told) = bounded::<Permission>(2);
         let (known, answered) = bounded(1);
         let asks = tell.clone();
         let entered = self.write(move |db| {
@@ -192,39 +192,39 @@ impl RunHost<'_> {
                 Begun::Open(approval) => {
                     Ok(vec![Fact::ApprovalAsked(Box::new(AskedByRun { approval: *approval, tell: asks }))])
                 }
-                Begun::Answered(verdict) => {
-                    let _ = known.send(verdict);
+                Begun::Answered(permission) => {
+                    let _ = known.send(permission);
                     Ok(Vec::new())
                 }
             }
         });
         if let Err(error) = entered {
             log::warn!("an approval could not be asked for id={id} error={error}");
-            return Verdict::NobodyToAsk;
+            return Permission::NobodyToAsk;
         }
-        if let Ok(verdict) = answered.try_recv() {
-            return verdict;
+        if let Ok(permission) = answered.try_recv() {
+            return permission;
         }
         self.tell_approval(&about, "requested", "pending");
-        self.stop.waits_for(move || drop(tell.try_send(Verdict::Stopped)));
-        let verdict = self.wait_for(&told);
+        self.stop.waits_for(move || drop(tell.try_send(Permission::Stopped)));
+        let permission = self.wait_for(&told);
         self.stop.waits_for_none();
-        let verdict = match verdict {
-            Verdict::Granted => self.take_grant(&id),
-            Verdict::Stopped => self.give_up(&id),
-            verdict => verdict,
+        let permission = match permission {
+            Permission::Granted => self.take_grant(&id),
+            Permission::Stopped => self.give_up(&id),
+            permission => permission,
         };
-        self.tell_approval(&about, "resolved", if verdict == Verdict::Granted { "approved" } else { "denied" });
-        verdict
+        self.tell_approval(&about, "resolved", if permission == Permission::Granted { "approved" } else { "denied" });
+        permission
     }
 
-    fn wait_for(&mut self, told: &Receiver<Verdict>) -> Verdict {
+    fn wait_for(&mut self, told: &Receiver<Permission>) -> Permission {
         let until = Instant::now() + APPROVAL_TIME_MAX + RECORD_TIME_MAX;
         loop {
             match told.recv_timeout(SIGN_OF_LIFE) {
-                Ok(verdict) => return verdict,
-                Err(RecvTimeoutError::Disconnected) => return Verdict::Stopped,
-                Err(RecvTimeoutError::Timeout) if Instant::now() >= until => return Verdict::Expired,
+                Ok(permission) => return permission,
+                Err(RecvTimeoutError::Disconnected) => return Permission::Stopped,
+                Err(RecvTimeoutError::Timeout) if Instant::now() >= until => return Permission::Expired,
                 Err(RecvTimeoutError::Timeout) => {
                     self.told_waiting += SIGN_OF_LIFE;
                     self.tell(RunEvent::Waits(SIGN_OF_LIFE));
@@ -243,7 +243,7 @@ impl RunHost<'_> {
     }
 
     /// What was granted is used, which is on disk before anything is done.
-    fn take_grant(&mut self, id: &str) -> Verdict {
+    fn take_grant(&mut self, id: &str) -> Permission {
         let (id, now_ms) = (id.to_owned(), self.now_ms());
         let (tell, told) = bounded(1);
         let used = self.write(move |db| {
@@ -251,14 +251,14 @@ impl RunHost<'_> {
             Ok(Vec::new())
         });
         match (used, told.try_recv()) {
-            (Ok(()), Ok(verdict)) => verdict,
-            _ => Verdict::Expired,
+            (Ok(()), Ok(permission)) => permission,
+            _ => Permission::Expired,
         }
     }
 
     /// Its run was stopped: nobody needs to answer any more. When the program ends, the question stays open, and the run
     /// finds it when it is taken up.
-    fn give_up(&mut self, id: &str) -> Verdict {
+    fn give_up(&mut self, id: &str) -> Permission {
         if self.stop.why() != Some(Why::Shutdown) {
             let (id, end) = (id.to_owned(), End::of_system(Reason::RunAborted, self.now_ms()));
             let state_dir = self.config.state_dir.clone();
@@ -270,7 +270,7 @@ impl RunHost<'_> {
                 log::warn!("an approval of a stopped run could not be ended: {error}");
             }
         }
-        Verdict::Stopped
+        Permission::Stopped
     }
 
     /// Writes, and waits until it is on disk; the loop is told what changed.

@@ -186,8 +186,8 @@ fn reviewing() -> (Server, Provider) {
 /// The name of a file in what was said.
 fn file_in(message: &Value) -> String {
     let said = message["content"].to_string();
-    let words = said.split(|c: char| !c.is_ascii_alphanumeric() && c != '.');
-    words.filter(|word| word.ends_with(".md")).next_back().expect("a file").to_owned()
+    let mut words = said.split(|c: char| !c.is_ascii_alphanumeric() && c != '.');
+    words.rfind(|word| word.ends_with(".md")).expect("a file").to_owned()
 }
 
 fn reads(name: &str) -> Value {

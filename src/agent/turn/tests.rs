@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::models::LazyModels;
-use super::super::run::{Approval, Ask, Verdict};
+use super::super::run::{Approval, Ask, Permission};
 use super::super::talk::{Answer, AttemptOutcome, Message, ToolSpec};
 use super::*;
 use crate::config::load::{self, LoadInputs};
@@ -55,7 +55,7 @@ pub(crate) struct Double {
     ordered: Vec<Ordered>,
     /// What people were asked, and what they say.
     asked: Vec<Approval>,
-    verdict: Verdict,
+    verdict: Permission,
     dies_asking: bool,
     fuse: Fuse,
     store_fails: bool,
@@ -104,7 +104,7 @@ impl Host for Double {
         self.processes.clone()
     }
 
-    fn approve(&mut self, question: Approval) -> Verdict {
+    fn approve(&mut self, question: Approval) -> Permission {
         self.fuse.tick();
         self.asked.push(question);
         if self.dies_asking {
@@ -235,7 +235,7 @@ impl Bench {
             steered: Vec::new(),
             ordered: Vec::new(),
             asked: Vec::new(),
-            verdict: Verdict::NobodyToAsk,
+            verdict: Permission::NobodyToAsk,
             dies_asking: false,
             fuse,
             store_fails: false,
@@ -529,7 +529,7 @@ fn killed_anywhere_it_goes_on_and_does_nothing_twice_that_may_not_be() {
 }
 
 /// A run whose call of `read` the defender wants a person to look at.
-fn reviewed(verdict: Verdict) -> Bench {
+fn reviewed(verdict: Permission) -> Bench {
     let mut bench = Bench::new("hi");
     bench.rules(|rules| {
         rules.tool_policies.insert("read".to_owned(), Action::Review);
@@ -542,13 +542,13 @@ fn reviewed(verdict: Verdict) -> Bench {
 fn a_call_under_review_is_made_when_a_person_says_yes_and_only_then() {
     let by = Some("ann".to_owned());
     for (verdict, made, words) in [
-        (Verdict::Granted, true, "answer of a"),
-        (Verdict::Denied { by }, false, "ann was asked and said no"),
-        (Verdict::Expired, false, "did not answer in time"),
-        (Verdict::NobodyToAsk, false, "nobody can be asked here"),
-        (Verdict::Stopped, false, "the run was stopped"),
-        (Verdict::Changed, false, "not what a person was asked about"),
-        (Verdict::Used, false, "interrupted by a restart"),
+        (Permission::Granted, true, "answer of a"),
+        (Permission::Denied { by }, false, "ann was asked and said no"),
+        (Permission::Expired, false, "did not answer in time"),
+        (Permission::NobodyToAsk, false, "nobody can be asked here"),
+        (Permission::Stopped, false, "the run was stopped"),
+        (Permission::Changed, false, "not what a person was asked about"),
+        (Permission::Used, false, "interrupted by a restart"),
     ] {
         let mut bench = reviewed(verdict);
         bench.run(&[calls(&["a"]), says("done")]);
@@ -564,14 +564,14 @@ fn a_call_under_review_is_made_when_a_person_says_yes_and_only_then() {
 #[test]
 fn nobody_is_asked_about_what_is_allowed_or_blocked_or_cannot_be_shown() {
     for action in [Action::Allow, Action::Block] {
-        let mut bench = reviewed(Verdict::Granted);
+        let mut bench = reviewed(Permission::Granted);
         bench.rules(|rules| {
             rules.tool_policies.insert("read".to_owned(), action);
         });
         bench.run(&[calls(&["a"]), says("done")]);
         assert!(bench.host.asked.is_empty());
     }
-    let mut bench = reviewed(Verdict::Granted);
+    let mut bench = reviewed(Permission::Granted);
     bench.run(&[calls(&[&"x".repeat(calls::ASKED_CHARS_MAX)]), says("done")]);
     assert!(bench.host.asked.is_empty() && bench.called.borrow().is_empty());
 }
@@ -579,7 +579,7 @@ fn nobody_is_asked_about_what_is_allowed_or_blocked_or_cannot_be_shown() {
 #[test]
 fn what_a_person_was_asked_about_and_never_begun_is_asked_again_after_a_restart() {
     for (used_ms, again) in [(None, true), (Some(NOW_MS), false)] {
-        let mut bench = reviewed(Verdict::Granted);
+        let mut bench = reviewed(Permission::Granted);
         // The process ends while it waits for the answer.
         let call = call_of("a", Effect::Once);
         let Said::Call(ToolCall { name, .. }) = &call else { panic!() };

@@ -11,7 +11,7 @@ use crossbeam_channel::Sender;
 use serde_json::{Value, json};
 
 use super::{Approval, Asker, Bound, Decision, Due, End, Form, Kind, Reason, Record, Refusal, Waiter, display, shown};
-use crate::agent::run::{Approval as Wanted, Verdict, approval_id};
+use crate::agent::run::{Approval as Wanted, Permission, approval_id};
 use crate::defender::rules::Rules;
 use crate::gateway::broadcast::{self, EventKind, For};
 use crate::gateway::clients::Caller;
@@ -72,7 +72,7 @@ pub struct AskedByRun {
     /// What is on disk.
     pub approval: Approval,
     /// Where the run waits.
-    pub tell: Sender<Verdict>,
+    pub tell: Sender<Permission>,
 }
 
 /// `text` as a person may be shown it: without secrets, and with nothing invisible in it.
@@ -148,7 +148,7 @@ pub enum Begun {
     /// Somebody is to be asked.
     Open(Box<Approval>),
     /// It was answered before, and what was granted is begun now.
-    Answered(Verdict),
+    Answered(Permission),
 }
 
 /// Enters what a run asks, unless it was asked before.
@@ -191,13 +191,13 @@ pub fn begin_for_run(
     let approval = Approval::of_row(&row)?;
     if approval.record.bound.as_ref().is_none_or(|bound| bound.digest != question.digest) {
         // What is to be done is not what was asked about: the answer is none to this.
-        return Ok(Begun::Answered(Verdict::Changed));
+        return Ok(Begun::Answered(Permission::Changed));
     }
     match approval.end() {
         None => Ok(Begun::Open(Box::new(approval))),
-        Some(end) => Ok(Begun::Answered(match end.verdict() {
-            Verdict::Granted => use_for_run(db, &approval.id, now_ms)?,
-            verdict => verdict,
+        Some(end) => Ok(Begun::Answered(match end.permission() {
+            Permission::Granted => use_for_run(db, &approval.id, now_ms)?,
+            permission => permission,
         })),
     }
 }
@@ -249,8 +249,8 @@ fn request_of_run(
 ///
 /// # Errors
 /// The store's.
-pub fn use_for_run(db: &Db<'_>, id: &str, now_ms: i64) -> Result<Verdict, StoreError> {
-    Ok(if db.approval_use(id, now_ms)? { Verdict::Granted } else { Verdict::Used })
+pub fn use_for_run(db: &Db<'_>, id: &str, now_ms: i64) -> Result<Permission, StoreError> {
+    Ok(if db.approval_use(id, now_ms)? { Permission::Granted } else { Permission::Used })
 }
 
 /// Writes how an approval ended; the end it has, which is another one when that came first.
@@ -396,12 +396,12 @@ impl Gateway {
         let is_new = self.approvals.get(&id).is_none();
         if is_new && self.approvals.is_full() {
             log::warn!("an approval is not asked for: too many are waiting");
-            let _ = tell.send(Verdict::NobodyToAsk);
+            let _ = tell.send(Permission::NobodyToAsk);
             return;
         }
-        match self.approvals.get(&id).and_then(Approval::end).map(End::verdict) {
-            Some(verdict) => {
-                let _ = tell.send(verdict);
+        match self.approvals.get(&id).and_then(Approval::end).map(End::permission) {
+            Some(permission) => {
+                let _ = tell.send(permission);
                 return;
             }
             None if is_new => self.approvals.entered(approval),
@@ -598,7 +598,7 @@ impl Gateway {
         for (waiter, answer) in answers {
             match waiter {
                 Waiter::Run(tell) => {
-                    let _ = tell.send(end.verdict());
+                    let _ = tell.send(end.permission());
                 }
                 waiter => self.answer_waiter(waiter, answer),
             }
@@ -618,7 +618,7 @@ impl Gateway {
             }
             // It could not be written down: that is no leave.
             Waiter::Run(tell) => {
-                let _ = tell.send(Verdict::Expired);
+                let _ = tell.send(Permission::Expired);
             }
         }
     }

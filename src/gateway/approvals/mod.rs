@@ -19,7 +19,7 @@ use crossbeam_channel::Sender;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::agent::run::Verdict;
+use crate::agent::run::Permission;
 use crate::protocol::ConnId;
 use crate::store::StoreError;
 use crate::store::approvals::{APPROVALS_OPEN_MAX, ApprovalRow};
@@ -143,13 +143,13 @@ impl End {
     }
 
     /// What a run makes of it.
-    pub fn verdict(&self) -> Verdict {
+    pub fn permission(&self) -> Permission {
         match (self.decision, self.reason) {
-            (Some(Decision::AllowOnce | Decision::AllowAlways), _) => Verdict::Granted,
-            (Some(Decision::Deny), _) => Verdict::Denied { by: self.by.clone() },
-            (None, Reason::NoRoute) => Verdict::NobodyToAsk,
-            (None, Reason::RunAborted) => Verdict::Stopped,
-            (None, _) => Verdict::Expired,
+            (Some(Decision::AllowOnce | Decision::AllowAlways), _) => Permission::Granted,
+            (Some(Decision::Deny), _) => Permission::Denied { by: self.by.clone() },
+            (None, Reason::NoRoute) => Permission::NobodyToAsk,
+            (None, Reason::RunAborted) => Permission::Stopped,
+            (None, _) => Permission::Expired,
         }
     }
 }
@@ -212,7 +212,7 @@ pub enum Waiter {
     /// A call: the connection to answer, the call's id, and what it asked.
     Call(ConnId, String, Form),
     /// A run of ours.
-    Run(Sender<Verdict>),
+    Run(Sender<Permission>),
 }
 
 /// What a waiting call asked.

@@ -99,8 +99,8 @@ fn approvals_and_who_waits_for_them_are_bounded() {
 #[test]
 fn only_a_person_says_yes() {
     for reason in [Reason::NoRoute, Reason::Timeout, Reason::RunAborted] {
-        assert_ne!(End::of_system(reason, 0).verdict(), Verdict::Granted);
+        assert_ne!(End::of_system(reason, 0).permission(), Permission::Granted);
     }
-    assert_eq!(end(0).verdict(), Verdict::Granted);
+    assert_eq!(end(0).permission(), Permission::Granted);
     assert_eq!(End { decision: Some(Decision::Deny), ..end(0) }.status(), "denied");
 }
