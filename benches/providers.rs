@@ -11,9 +11,9 @@ use std::path::Path;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use openclaw_rs::agent::providers::format::{self, Api, Flow, Reader, Target};
-use openclaw_rs::agent::providers::sse::Parser;
 use openclaw_rs::agent::providers::table::COMPATIBLE;
 use openclaw_rs::agent::talk::{Answer, Message, Part, Prompt, Said};
+use openclaw_rs::runtime::outbound::sse::Parser;
 use serde_json::Map;
 
 /// Sizes of the pieces, and what gives such.

@@ -5,7 +5,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use openclaw_rs::agent::providers::format::{Api, Reader, Target};
-use openclaw_rs::agent::providers::sse::{EVENT_BYTES_MAX, Parser};
+use openclaw_rs::runtime::outbound::sse::{EVENT_BYTES_MAX, Parser};
 use openclaw_rs::agent::providers::table::COMPATIBLE;
 use serde_json::Map;
 

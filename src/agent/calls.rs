@@ -19,9 +19,10 @@ use crate::protocol::session_key::DEFAULT_AGENT;
 use crate::runtime::digest::sha256_hex;
 use crate::runtime::stop::Stop;
 use crate::tools::guard::Notice;
+use crate::tools::mcp::Offered;
 use crate::tools::policy::{Policy, Verdict};
 use crate::tools::processes::{Background, Processes};
-use crate::tools::{self, Code, Command, Effect, Hands, NoHands, Order, Prepared, Progress, Scene};
+use crate::tools::{self, Callable, Code, Command, Effect, Hands, NoHands, Order, Prepared, Progress, Scene};
 
 /// Characters of a tool's answer that are kept in the transcript (SES-85). The model sees all of it while its run lasts.
 pub const RESULT_CHARS_KEPT: usize = 8192;
@@ -181,10 +182,14 @@ pub fn weigh(
     policy: &Policy,
     call: &ToolCall,
 ) -> Result<Weighed, Refusal> {
-    let tool = tools::find(&call.name)
-        .ok_or_else(|| Refusal::new(Code::UnsupportedTool, format!("Tool {} not found", call.name)))?;
+    let is_offered = |tool: &&tools::Tool| (tool.is_offered)(&input.config.settings);
+    let own = tools::find(&call.name).filter(is_offered).map(Callable::Own);
+    let is_it = |offered: &&Offered| offered.tool().name == call.name;
+    let tool = own.or_else(|| setting.remote.iter().find(is_it).map(Callable::Remote));
+    let tool = tool.ok_or_else(|| Refusal::new(Code::UnsupportedTool, format!("Tool {} not found", call.name)))?;
+    let effect = tool.effect();
     let may_call = policy.let_call(tool).map_err(|verdict| {
-        let text = format!("policy_denied: {} may not be used here: {verdict}", tool.name);
+        let text = format!("policy_denied: {} may not be used here: {verdict}", tool.name());
         Refusal { verdict: Some(verdict), ..Refusal::new(Code::PolicyDenied, text) }
     })?;
     let prepared = may_call.prepare(&call.arguments).map_err(|error| Refusal::new(error.code(), error.to_string()))?;
@@ -197,7 +202,7 @@ pub fn weigh(
         ..prepared.parts(&scene(input, setting, stop, &NoHands))
     };
     let judged = within_time(input, request, &call.arguments.to_string());
-    let effect = prepared.effect().unwrap_or(tool.effect);
+    let effect = prepared.effect().unwrap_or(effect);
     Ok(Weighed { prepared, effect, judged, is_granted: false })
 }
 
@@ -429,7 +434,7 @@ fn within_time(input: &RunInput, request: ActionRequest, text: &str) -> Judged {
 
 /// Why a call may not be made. What is to be reviewed is made only when a person said yes ([`ask`]), or when nothing is
 /// held back at all.
-fn refused(decision: &Decision, is_granted: bool) -> Option<String> {
+pub fn refused(decision: &Decision, is_granted: bool) -> Option<String> {
     let reasons = decision.reasons.join("; ");
     match decision.action {
         Action::Allow => None,

@@ -3,14 +3,13 @@
 //! It goes the way of a run's calls: [`super::calls::weigh`] decides, what was decided is on disk before the tool is
 //! called, and its answer is judged before anybody sees it. A dry run ends after the decision.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::calls::{self, Called, Refusal};
 use super::run::{Host, Ordered, RunInput};
 use super::setting::Setting;
 use super::talk::{Part, ToolCall};
 use crate::defender::decision::Action;
-use crate::protocol::json::json;
 use crate::sessions::transcript;
 use crate::store::StoreError;
 use crate::tools::policy::Verdict;
@@ -121,8 +120,8 @@ fn make(input: &RunInput, host: &mut dyn Host, invoke: &Invoke, call: &ToolCall)
     let now_ms = host.now_ms();
     let session = host.store()?.session(input.session.as_str())?;
     let session = session.unwrap_or_else(|| transcript::fresh(&input.session, now_ms));
-    let setting =
-        Setting::of(input, session, now_ms).map_err(|error| Failed::new(FailedKind::Unavailable, error.to_string()))?;
+    let setting = Setting::of(input, session, host.stop(), now_ms)
+        .map_err(|error| Failed::new(FailedKind::Unavailable, error.to_string()))?;
     let policy = setting.policy.clone().over_gateway(&input.config.settings.tools, invoke.is_owner);
     let weighed = calls::weigh(input, &setting, host.stop(), &policy, call);
     if invoke.is_dry {
@@ -139,7 +138,7 @@ fn make(input: &RunInput, host: &mut dyn Host, invoke: &Invoke, call: &ToolCall)
         };
         return Err(Failed::new(kind, text));
     }
-    let mut called = calls::call(input, &setting, host.stop(), call, weighed);
+    let mut called = calls::call(input, &setting, host, call, weighed);
     if let Some(order) = called.order.take() {
         let tools = setting.inherited_tools();
         let ordered = Ordered { order, key: format!("invoke:{}", invoke.key), judged, tools };

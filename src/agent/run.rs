@@ -19,6 +19,7 @@ use crate::sessions::media::Media;
 use crate::store::StoreError;
 use crate::store::db::Queries;
 use crate::tools::Order;
+use crate::tools::mcp::Servers;
 use crate::tools::processes::{Background, Processes};
 
 /// Everything a run starts with. The message it answers is the newest of the user's in the transcript.
@@ -32,6 +33,8 @@ pub struct RunInput {
     pub config: Arc<Loaded>,
     /// The defender's rules in force when it began.
     pub rules: Arc<Rules>,
+    /// Servers of other tools.
+    pub servers: Servers,
     /// The models that may be asked, as configured when it began.
     pub models: Arc<LazyModels>,
     /// Which profiles rest, as known when it began.

@@ -16,10 +16,12 @@ use super::talk::{Thinking, ToolSpec};
 use crate::config::load::Loaded;
 use crate::config::settings::tools::LoopDetection;
 use crate::protocol::session_key::{DEFAULT_AGENT, SessionKey};
+use crate::runtime::stop::Stop;
 use crate::sessions::row::{Context, is_subagent};
 use crate::sessions::thinking;
 use crate::sessions::usage::UNPRICED;
 use crate::store::sessions::SessionRow;
+use crate::tools::mcp::Offered;
 use crate::tools::policy::{Policy, Role, Sender, Subject};
 use crate::tools::session_status::Facts;
 use crate::tools::{TOOLS, Tool};
@@ -61,6 +63,8 @@ pub struct Setting {
     pub sees_pictures: bool,
     /// What it may call.
     pub tools: Vec<ToolSpec>,
+    /// Those of them that are other programs'.
+    pub remote: Vec<Offered>,
     /// Which of our tools its first model may use. Another one's calls are held to its own ([`policy`]).
     pub policy: Policy,
     /// Facts for `session_status`.
@@ -76,8 +80,9 @@ impl Setting {
     ///
     /// # Errors
     /// The name of a model that the run's caller asks for and that none may be asked by.
-    pub fn of(input: &RunInput, session: SessionRow, now_ms: i64) -> Result<Setting, ModelNameError> {
-        Setting::of_session(&input.config, &input.models.get(), &input.session, &input.ask, session, now_ms)
+    pub fn of(input: &RunInput, session: SessionRow, stop: &Stop, now_ms: i64) -> Result<Setting, ModelNameError> {
+        let remote = input.servers.tools(&input.config.settings.mcp, &input.rules, stop);
+        Setting::of_session(&input.config, &input.models.get(), &input.session, &input.ask, session, remote, now_ms)
     }
 
     /// The same for a run that there need not be: of the session `key`, for a caller who asks for `ask`.
@@ -90,6 +95,7 @@ impl Setting {
         key: &SessionKey,
         ask: &Ask,
         session: SessionRow,
+        remote: Vec<Offered>,
         now_ms: i64,
     ) -> Result<Setting, ModelNameError> {
         let settings = &config.settings;
@@ -110,9 +116,16 @@ impl Setting {
             description: tool.description.to_owned(),
             parameters: (tool.parameters)(),
         });
+        let remote: Vec<Offered> = remote.into_iter().filter(|offered| policy.allows(&offered.tool().name)).collect();
+        let remote_tools = remote.iter().map(|offered| {
+            let tool = offered.tool();
+            let (name, description) = (tool.name.clone(), tool.description.clone());
+            ToolSpec { name, description, parameters: tool.parameters.clone() }
+        });
         // A caller's tool wins over ours of the same name: it is the caller who answers then.
         let is_free = |tool: &ToolSpec| ask.client_tools.iter().all(|theirs| theirs.name != tool.name);
-        let tools: Vec<ToolSpec> = own_tools.filter(is_free).chain(ask.client_tools.iter().cloned()).collect();
+        let tools: Vec<ToolSpec> =
+            own_tools.chain(remote_tools).filter(is_free).chain(ask.client_tools.iter().cloned()).collect();
         let name = first.map(ToString::to_string).unwrap_or_default();
         let facts = Facts {
             agent: agent.clone(),
@@ -161,6 +174,7 @@ impl Setting {
             has_timestamps: runs.has_timestamps,
             zone,
             tools,
+            remote,
             policy,
             facts,
             system,

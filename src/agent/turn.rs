@@ -375,7 +375,7 @@ impl Turn<'_> {
             return Err(failure(FailureKind::Format, format!("session {key} is not there")).into());
         };
         let now_ms = self.host.now_ms();
-        Setting::of(self.input, session, now_ms)
+        Setting::of(self.input, session, self.host.stop(), now_ms)
             .map_err(|error| failure(FailureKind::NoModel, error.to_string()).into())
     }
 

@@ -20,7 +20,8 @@ const NEAR_LIMIT_PERCENT: usize = 90;
 /// Counts it; `None`: nobody can be asked in the session. Reads the workspace's files.
 pub fn weigh(config: &Loaded, models: &Models, session: &SessionRow, now_ms: i64) -> Option<Value> {
     let key = SessionKey::stored(session.key.clone());
-    let setting = Setting::of_session(config, models, &key, &Ask::default(), session.clone(), now_ms).ok()?;
+    let setting =
+        Setting::of_session(config, models, &key, &Ask::default(), session.clone(), Vec::new(), now_ms).ok()?;
     let runs = &config.settings.agents.defaults.runs;
     let (provider, model) = setting.first();
     let chars = |text: &str| text.chars().count();

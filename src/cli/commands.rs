@@ -6,7 +6,7 @@ use super::term::Out;
 use super::{CliError, Outcome};
 use super::{
     agent, approvals, chat, completions, config, defend, devices, doctor, gateway, health, help, man, models, onboard,
-    sandbox, sessions,
+    sandbox, sessions, tools,
 };
 
 /// The program itself: without a command it runs the daemon.

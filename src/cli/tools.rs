@@ -1,7 +1,7 @@
 //! `tools` and `policy`: which tools an agent may use, why, and calling one.
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::args::Args;
 use super::client::{Client, ClientError};
@@ -11,7 +11,6 @@ use super::table::{Cell, Table};
 use super::term::{Out, Style};
 use super::{CliError, Exit, Outcome, gateway};
 use crate::config::json5;
-use crate::protocol::json::json;
 use crate::protocol::scope::Scope;
 
 /// The row of `tools`.

@@ -138,6 +138,7 @@ impl Gateway {
             // The run itself is told by who wrote for it.
             Origin::RunStep(_) => {}
             Origin::Message(_) | Origin::Run(_) | Origin::RunBegin(_) | Origin::RunEnd(_) | Origin::Compaction(_) => {}
+            Origin::Invocation(_) => {}
             Origin::Typing(_) | Origin::Quotas | Origin::Approval(_) | Origin::Notice(_) => {}
             Origin::Page(conn) => {
                 if let Err(error) = outcome {

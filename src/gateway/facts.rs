@@ -241,6 +241,7 @@ impl Gateway {
             // And these to a run, or to who had a session looked up, which take them in `dispatch`.
             Fact::TurnBegan { .. }
             | Fact::RunEnded(_)
+            | Fact::Invoked(_)
             | Fact::RunClosed
             | Fact::SessionId(_)
             | Fact::NoticeJudged(_)

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::never;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::dispatch::BUSY_RETRY_MS;
 use super::effect::{Done, Effect, Job, Origin, RunNo, RunWork, Task, Work};
@@ -25,7 +25,6 @@ use crate::agent::run::{Ask, Speaker};
 use crate::protocol::ConnId;
 use crate::protocol::error::RpcError;
 use crate::protocol::frame::Json;
-use crate::protocol::json::json;
 use crate::protocol::params::NonEmpty;
 use crate::protocol::scope::Scope;
 use crate::protocol::session_key::SessionKey;

@@ -213,6 +213,7 @@ pub struct Gateway {
     inbound: inbound::Inbound,
     runs: runs::Runs,
     notices: runs::notices::Notices,
+    invocations: invocations::Invocations,
     /// HTTP requests that wait for a method's answer.
     http_calls: BTreeMap<ConnId, routes::HttpCall>,
     /// Sessions of responses that may be continued.
@@ -293,6 +294,7 @@ impl Gateway {
             inbound: inbound::Inbound::new(kept.runs),
             runs,
             notices: runs::notices::Notices::of_last(kept.lost_commands, now),
+            invocations: invocations::Invocations::default(),
             http_calls: BTreeMap::new(),
             responses: openai::Responses::default(),
             next_tick: now.mono + tick,
@@ -342,7 +344,15 @@ impl Gateway {
             .next_due_ms()
             .map(|due_ms| self.now.mono + Duration::from_millis(u64::try_from(due_ms - self.now.wall_ms).unwrap_or(0)));
         let typing = typing.into_iter().chain(approvals).chain(self.notices.deadline());
-        self.reload.next_poll().into_iter().chain(suspended_until).chain(runs).chain(typing).chain([earliest]).min()
+        self.reload
+            .next_poll()
+            .into_iter()
+            .chain(suspended_until)
+            .chain(runs)
+            .chain(typing)
+            .chain(invocations)
+            .chain([earliest])
+            .min()
     }
 
     /// The configuration in force.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::mailbox::LoopSender;
 use super::run_host::{self, Tools, Written};
 use crate::gateway::effect::RunWork;
-use crate::gateway::{Done, Job, Lane, Origin, Report, Work};
+use crate::gateway::{Done, Fact, Job, Lane, Origin, Report, Work};
 use crate::protocol::error::RpcError;
 use crate::runtime::metrics;
 use crate::runtime::pool::{Panicked, Pool, Spec};

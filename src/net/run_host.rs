@@ -8,13 +8,13 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use serde_json::{Value, json};
 
 use super::mailbox::LoopSender;
-use crate::agent::run::{Approval, Host, Ordered, Permission, Record, RunEnd, RunEvent, Steered as Said, approval_id};
-use crate::agent::turn;
+use crate::agent::run::{Approval, Host, Judged, Ordered, Permission, Record, RunEvent, Steered as Said, approval_id};
+use crate::agent::{invoke, turn};
 use crate::config::load::Loaded;
 use crate::defender::rules::Rules;
 use crate::gateway::approvals::flow::{self, AskedByRun, Begun};
 use crate::gateway::approvals::{End, Reason};
-use crate::gateway::effect::{RunNo, RunWork, Steered};
+use crate::gateway::effect::{RunNo, RunWork, Steered, Task};
 use crate::gateway::runs::{children, steps};
 use crate::gateway::{Done, Fact, Origin, Report};
 use crate::protocol::error::RpcError;
@@ -68,9 +68,10 @@ pub(super) fn run(tools: &mut Tools, work: RunWork) -> Fact {
     let (waited, told_waiting) = (Duration::ZERO, Duration::ZERO);
     let mut host =
         RunHost { tools, no, turn_id, session_id, stop, steered, session, config, rules, run_id, waited, told_waiting };
-    match compact {
-        None => turn::run(input, &mut host),
-        Some(wishes) => turn::compact_run(&input, Some(wishes.as_str()), &mut host),
+    match task {
+        Task::Answer => Fact::RunEnded(Box::new(turn::run(input, &mut host))),
+        Task::Compact(wishes) => Fact::RunEnded(Box::new(turn::compact_run(&input, Some(wishes.as_str()), &mut host))),
+        Task::Invoke(wanted) => Fact::Invoked(Box::new(invoke::invoke(&input, &mut host, &wanted))),
     }
 }
 

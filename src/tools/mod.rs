@@ -18,6 +18,7 @@ pub mod edit;
 pub mod exec;
 pub mod exec_policy;
 pub mod guard;
+pub mod mcp;
 pub mod policy;
 pub mod process;
 pub mod processes;
@@ -74,6 +75,40 @@ impl Tool {
     /// [`ToolError::Arguments`], in words for the model.
     fn prepare(&self, arguments: &Value) -> Result<Box<dyn Prepared>, ToolError> {
         (self.prepare)(arguments)
+    }
+}
+
+/// A tool that may be called, whoever it belongs to.
+#[derive(Clone, Copy)]
+pub enum Callable<'a> {
+    /// One of ours.
+    Own(&'static Tool),
+    /// One of a server.
+    Remote(&'a mcp::Offered),
+}
+
+impl Callable<'_> {
+    /// What a model calls it.
+    pub fn name(&self) -> &str {
+        match self {
+            Callable::Own(tool) => tool.name,
+            Callable::Remote(offered) => &offered.tool().name,
+        }
+    }
+
+    /// What doing it twice would do. Of a stranger's nobody knows.
+    pub fn effect(&self) -> Effect {
+        match self {
+            Callable::Own(tool) => tool.effect,
+            Callable::Remote(_) => Effect::Once,
+        }
+    }
+
+    fn prepare(&self, arguments: &Value) -> Result<Box<dyn Prepared>, ToolError> {
+        match self {
+            Callable::Own(tool) => tool.prepare(arguments),
+            Callable::Remote(offered) => offered.prepare(arguments),
+        }
     }
 }
 

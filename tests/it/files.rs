@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use openclaw_rs::runtime::threads;
 use serde_json::{Value, json};
 
 use crate::harness::connect::{ConnectOptions, Proto};
@@ -95,7 +96,7 @@ fn a_model_writes_edits_and_patches_files_and_is_told_what_came_of_it() {
         ]
     );
     assert!(words[4].starts_with("oldText is not in notes/a.md"), "{}", words[4]);
-    assert_eq!(results[4].0, true);
+    assert!(results[4].0);
     assert_eq!(results[4].2["code"], "execution_failed");
     assert_eq!(results[1].2["diff"], " 1 one\n-2 two\n+2 2");
     assert_eq!(results[2].2["summary"], json!({ "added": ["b.md"], "modified": ["notes/a.md"], "deleted": [] }));
@@ -124,7 +125,7 @@ fn cve_2026_44112_44113_a_name_that_is_swapped_meanwhile_leads_nowhere() {
     let stop = Arc::new(AtomicBool::new(false));
     let swapper = {
         let (stop, swap, link) = (Arc::clone(&stop), c_path(&workspace.join("swap")), c_path(&workspace.join("link")));
-        std::thread::spawn(move || {
+        threads::spawn("swapper", threads::STACK_BYTES, move || {
             while !stop.load(Ordering::Relaxed) {
                 let at = libc::AT_FDCWD;
                 // SAFETY: both names are NUL-terminated strings that outlive the call.
@@ -134,6 +135,7 @@ fn cve_2026_44112_44113_a_name_that_is_swapped_meanwhile_leads_nowhere() {
                 assert_eq!(status, 0);
             }
         })
+        .unwrap()
     };
     let ann = server.operator("ann");
     for round in 0..4 {

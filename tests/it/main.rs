@@ -34,6 +34,8 @@ mod durability;
 mod turns;
 // Tools that look at the web.
 mod web;
+// Tools of other programs.
+mod mcp;
 // Pictures and files that come with messages.
 mod attachments;
 // What the defender decides about messages and tool calls.

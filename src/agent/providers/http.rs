@@ -8,11 +8,11 @@ use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::unversioned::transport::Connector as _;
 
 use super::format::{Flow, Reader};
-use super::sse;
 use super::trouble::{self, failure};
 use crate::agent::talk::{Failure, FailureKind, Piece};
 use crate::runtime::outbound::address::Reach;
 use crate::runtime::outbound::socket::{self, Dial, NoResolver, Tls, Trouble, Waited};
+use crate::runtime::outbound::sse;
 use crate::runtime::stop::Stop;
 
 /// Longest from asking to the end of the answer, however steadily it comes.

@@ -22,6 +22,7 @@ use crate::store::open::{Database, OnDamage};
 use crate::store::transcript::{MessageRow, PageAt, PageLimits};
 use crate::tools::Effect;
 use crate::tools::guard::REFUSALS_MAX;
+use crate::tools::mcp::Servers;
 
 const KEY: &str = "agent:main:main";
 /// Sun 2026-09-06 12:34:56 UTC.
@@ -177,7 +178,7 @@ impl Bench {
 
     pub(crate) fn setting(&mut self) -> Setting {
         let session = self.host.database.session(KEY).unwrap().unwrap();
-        Setting::of(&self.input, session, NOW_MS).unwrap()
+        Setting::of(&self.input, session, &Stop::default(), NOW_MS).unwrap()
     }
 
     /// With these members in `agents.defaults`.
@@ -221,6 +222,7 @@ impl Bench {
             session: SessionKey::stored(KEY.to_owned()),
             models: Arc::new(LazyModels::new(Arc::clone(&config), BTreeMap::new())),
             cooldowns: Cooldowns::default(),
+            servers: Servers::default(),
             config,
             rules: Arc::new(Rules::compile(&RuleInputs::default()).unwrap()),
             ask: Ask::default(),

@@ -8,6 +8,7 @@ pub mod channels;
 pub mod exec;
 pub mod gateway;
 pub mod hooks;
+pub mod mcp;
 pub mod models;
 mod reader;
 pub mod runtime;
@@ -43,6 +44,7 @@ pub struct Settings {
     pub channels: channels::Channels,
     pub session: agents::Session,
     pub agents: agents::Agents,
+    pub mcp: mcp::Mcp,
     pub models: models::Models,
     pub secrets: secrets::Secrets,
     pub tools: tools::Tools,
@@ -97,6 +99,7 @@ fn build_and_trace(
         channels: channels::Channels::read(&root),
         session: agents::Session::read(&root.at("session")),
         agents: agents::Agents::read(&root.at("agents"), &context.state_dir),
+        mcp: mcp::Mcp::read(&root.at("mcp")),
         models: models::Models::read(&root),
         secrets: secrets::Secrets::read(&root.at("secrets")),
         tools: tools::Tools::read(&root),

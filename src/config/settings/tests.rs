@@ -50,6 +50,7 @@ fn what_is_read_is_what_the_rows_say_is_read() {
         "models": { "providers": { "p": { "models": [{ "id": "m" }] } } },
         "auth": { "profiles": { "p:a": {} } },
         "secrets": { "providers": { "s": {} } },
+        "mcp": { "servers": { "p": { "command": "x" }, "a": { "url": "http://x" } } },
         "channels": { "c": {} },
         "security": { "tool_runtime_policy": { "byProvider": { "p": {} } } },
     });

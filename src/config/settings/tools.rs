@@ -128,6 +128,10 @@ pub struct Tools {
     pub apply_patch: ApplyPatch,
     /// `tools.fs.workspaceOnly`: whether file tools stay in the workspace.
     pub fs_workspace_only: bool,
+    /// `gateway.tools`: what callers over HTTP may not call beside the built-in list, and what is taken off that.
+    pub http_deny: Vec<String>,
+    /// See [`Tools::http_deny`].
+    pub http_allow: Vec<String>,
 }
 
 const BOTH: &str = "cannot set both allow and alsoAllow in the same scope (merge alsoAllow into allow, or remove allow \
@@ -168,6 +172,8 @@ impl Tools {
                 workspace_only: patch.flag("workspaceOnly"),
             },
             fs_workspace_only: tools.flag("fs.workspaceOnly"),
+            http_deny: root.texts("gateway.tools.deny"),
+            http_allow: root.texts("gateway.tools.allow"),
         }
     }
 }

@@ -3,7 +3,7 @@
 //! A key is kept where everything else that is configured is, in the document, and taken over at once. What the
 //! environment holds is not the gateway's to remove, and the answer says so.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::config;
 use crate::agent::models::shown;
@@ -13,7 +13,6 @@ use crate::config::settings::models::Credential;
 use crate::gateway::Fact;
 use crate::gateway::table::{StoreCx, need};
 use crate::protocol::error::RpcError;
-use crate::protocol::json::json;
 use crate::protocol::params::Loose;
 use crate::protocol::session_key::agent_id;
 use crate::store::StoreError;

@@ -3,7 +3,7 @@
 //! The catalog lists what this build has and nothing else; what is offered in a session is what a run there would be
 //! offered, by the same policy ([`crate::tools::policy`]).
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::{chat, models};
 use crate::agent::invoke::Invoke;
@@ -16,7 +16,6 @@ use crate::gateway::Gateway;
 use crate::gateway::invocations::Wanted;
 use crate::gateway::table::{Call, QueryCx, need};
 use crate::protocol::error::RpcError;
-use crate::protocol::json::json;
 use crate::protocol::params::{NonEmpty, Object};
 use crate::protocol::scope::Scope;
 use crate::protocol::session_key::DEFAULT_AGENT;

@@ -50,6 +50,7 @@ use crate::runtime::clock::Now;
 use crate::runtime::stop::{Stop, Why};
 use crate::sessions::row::{self, OpenRuns};
 use crate::sessions::scheduler::{Item, Limits, Merge, RunLane, Scheduler, summary_line};
+use crate::tools::mcp::Servers;
 
 pub(super) use ends::{past_answer, wait_answer};
 
@@ -200,6 +201,8 @@ pub struct Runs {
     /// Summaries that are made for callers; each has a reserved place, so there are no more than runs.
     compactions: BTreeMap<RunNo, compaction::Compaction>,
     models: Arc<LazyModels>,
+    /// Servers of tools; runs start them.
+    servers: Servers,
     /// The scheduler's times count from here, on a clock that never jumps.
     epoch: Instant,
     /// What of them clients are shown beside sessions.
@@ -235,6 +238,7 @@ impl Runs {
             waits: Vec::new(),
             stops: Vec::new(),
             compactions: BTreeMap::new(),
+            servers: Servers::default(),
             listed: Arc::default(),
             models: models(config, inputs),
             epoch: now.mono,
@@ -652,6 +656,7 @@ impl Gateway {
             session,
             config: Arc::clone(&self.config),
             rules: Arc::clone(&self.rules),
+            servers: self.runs.servers.clone(),
             models: Arc::clone(&self.runs.models),
             cooldowns: self.runs.cooldowns.clone(),
             ask,

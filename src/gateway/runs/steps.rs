@@ -61,11 +61,7 @@ pub fn record(
             if let Some(background) = &record.background {
                 notices::write_down(db, background, now_ms)?;
             }
-            for judged in &record.judged {
-                let Judged { request, decision, preview } = judged;
-                db.decision_record(&judge::stored(request, decision, preview.clone(), now_ms))?;
-                facts.push(Fact::Decided(Box::new((session.clone(), judged.clone()))));
-            }
+            facts.extend(decided(db, session, &record.judged, now_ms)?);
         }
     }
     Ok(facts)

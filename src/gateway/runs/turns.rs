@@ -236,6 +236,7 @@ impl Gateway {
             session: message.session.clone(),
             config: Arc::clone(&config),
             rules,
+            servers: self.runs.servers.clone(),
             models,
             cooldowns,
             ask: ask(message),

@@ -29,6 +29,8 @@ pub struct Request<'a> {
     pub url: &'a str,
     /// Sent to the first host, and to another only where a redirect stays with it.
     pub headers: &'a [(&'a str, &'a str)],
+    /// Headers of the answer that are wanted, in lower case.
+    pub wants: &'a [&'a str],
     /// JSON to be posted; `None`: it is fetched.
     pub body: Option<&'a [u8]>,
     /// How long it may take in all.
@@ -59,6 +61,8 @@ pub struct Response {
     pub url: String,
     /// As the server calls it.
     pub content_type: Option<String>,
+    /// Those that were wanted and are there.
+    pub headers: Vec<(String, String)>,
     /// At most as much as was asked for.
     pub body: Vec<u8>,
     /// Whether there was more of it.
@@ -123,8 +127,9 @@ pub fn fetch(request: &Request<'_>, may: &dyn Fn(&Hop) -> Result<Reach, String>)
         let reach = may(&hop).map_err(|why| FetchError::Refused { url: hop.url.clone(), why })?;
         let headers = if authority(&at) == first { request.headers } else { &[] };
         let left = deadline.saturating_duration_since(Instant::now());
-        let (sent, waited) =
-            socket::waiting(request.stop, reach, left, deadline, || send(&at, headers, body, request.bytes_max));
+        let (sent, waited) = socket::waiting(request.stop, reach, left, deadline, || {
+            send(&at, headers, request.wants, body, request.bytes_max)
+        });
         let answer = match (sent, waited.trouble) {
             (_, Some(Trouble::Stopped)) => return Err(FetchError::Stopped),
             (_, Some(Trouble::Forbidden)) => {
@@ -139,8 +144,8 @@ pub fn fetch(request: &Request<'_>, may: &dyn Fn(&Hop) -> Result<Reach, String>)
             (Err(why), None) => return Err(FetchError::Failed(why)),
         };
         let Some(location) = answer.location else {
-            let Answer { status, content_type, body, is_cut, .. } = answer;
-            return Ok(Response { status, url: hop.url, content_type, body, is_cut });
+            let Answer { status, content_type, headers, body, is_cut, .. } = answer;
+            return Ok(Response { status, url: hop.url, content_type, headers, body, is_cut });
         };
         if n_redirects == request.redirects_max.min(REDIRECTS_MAX) {
             return Err(FetchError::Redirects(n_redirects));
@@ -160,11 +165,18 @@ struct Answer {
     /// Where it redirects to.
     location: Option<String>,
     content_type: Option<String>,
+    headers: Vec<(String, String)>,
     body: Vec<u8>,
     is_cut: bool,
 }
 
-fn send(at: &Uri, headers: &[(&str, &str)], body: Option<&[u8]>, bytes_max: usize) -> Result<Answer, String> {
+fn send(
+    at: &Uri,
+    headers: &[(&str, &str)],
+    wants: &[&str],
+    body: Option<&[u8]>,
+    bytes_max: usize,
+) -> Result<Answer, String> {
     let response = match body {
         None => headers.iter().fold(AGENT.get(at), |request, (name, value)| request.header(*name, *value)).call(),
         Some(body) => {
@@ -189,7 +201,8 @@ fn send(at: &Uri, headers: &[(&str, &str)], body: Option<&[u8]>, bytes_max: usiz
     }
     let is_cut = bytes.len() > bytes_max;
     bytes.truncate(bytes_max);
-    Ok(Answer { status, location, content_type: header("content-type"), body: bytes, is_cut })
+    let headers = wants.iter().filter_map(|name| Some(((*name).to_owned(), header(name)?))).collect();
+    Ok(Answer { status, location, content_type: header("content-type"), headers, body: bytes, is_cut })
 }
 
 /// Reads an address.
@@ -295,6 +308,7 @@ mod tests {
         let request = Request {
             url,
             headers: &[("x-key", "secret")],
+            wants: &[],
             body: None,
             time_max: Duration::from_secs(10),
             bytes_max: 8,
@@ -482,6 +496,7 @@ mod tests {
         let request = Request {
             url: &url,
             headers: &[],
+            wants: &[],
             body: Some(b"{}"),
             time_max: Duration::from_millis(200),
             bytes_max: 8,

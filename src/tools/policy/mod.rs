@@ -31,7 +31,7 @@ use serde_json::Value;
 use crate::config::settings::Settings;
 use crate::config::settings::tools::{Group, Lists, Profile, ProviderScope, Scope, Tools};
 use crate::protocol::session_key::SessionKey;
-use crate::tools::{Prepared, TOOLS, Tool, ToolError};
+use crate::tools::{Callable, Prepared, TOOLS, ToolError};
 
 /// Tools that a run which another run started is never given: what concerns the whole program, or speaks to people.
 const SUBAGENT_DENY: &[&str] =
@@ -145,9 +145,9 @@ impl fmt::Display for Verdict {
 }
 
 /// A tool that a policy lets be called: the only way to read a call of one.
-pub struct MayCall(&'static Tool);
+pub struct MayCall<'a>(Callable<'a>);
 
-impl MayCall {
+impl MayCall<'_> {
     /// Reads a call of it.
     ///
     /// # Errors
@@ -304,8 +304,8 @@ impl Policy {
     ///
     /// # Errors
     /// Why not.
-    pub fn let_call(&self, tool: &'static Tool) -> Result<MayCall, Verdict> {
-        let verdict = self.verdict(tool.name);
+    pub fn let_call<'a>(&self, tool: Callable<'a>) -> Result<MayCall<'a>, Verdict> {
+        let verdict = self.verdict(tool.name());
         if verdict.allowed { Ok(MayCall(tool)) } else { Err(verdict) }
     }
 
@@ -586,7 +586,7 @@ impl Pattern {
 }
 
 /// Whether `text` is what `pattern` says, where `*` stands for anything. Linear in each, but for their product.
-fn wildcard(pattern: &str, text: &str) -> bool {
+pub(super) fn wildcard(pattern: &str, text: &str) -> bool {
     let mut parts = pattern.split('*');
     let first = parts.next().unwrap_or_default();
     let Some(mut rest) = text.strip_prefix(first) else { return false };

@@ -83,6 +83,7 @@ impl Prepared for FetchArguments {
                 ("accept", "text/markdown, text/html;q=0.9, */*;q=0.1"),
                 ("accept-language", "en-US,en;q=0.9"),
             ],
+            wants: &[],
             body: None,
             time_max: settings.timeout,
             bytes_max: settings.bytes_max,

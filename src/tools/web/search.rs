@@ -111,6 +111,7 @@ impl Prepared for SearchArguments {
         let request = Request {
             url: &asked.url,
             headers,
+            wants: &[],
             body: body.as_deref(),
             time_max: settings.timeout,
             bytes_max: ANSWER_BYTES_MAX,
