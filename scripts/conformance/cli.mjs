@@ -29,6 +29,10 @@ const both = [
   [['status', '--usage', '--json'], [], json((v) => v.gateway?.reachable !== false)],
   [['devices', 'list', '--json', 'URL'], ['device.pair.list'], json((v) => Array.isArray(v.paired))],
   [['devices', 'list'], ['device.pair.list'], has(/Paired|No device/)],
+  [['approvals', 'get', '--gateway', '--json', 'URL'], ['exec.approvals.get'], json((v) => typeof v.hash === 'string' && v.file.version === 1)],
+  [['approvals', 'get', '--gateway'], ['exec.approvals.get'], has(/Approvals/)],
+  [['approvals', 'allowlist', 'add', '--gateway', '--agent', 'main', '/usr/bin/uptime'], ['exec.approvals.set'], has(/uptime/)],
+  [['approvals', 'allowlist', 'remove', '--gateway', '--agent', 'main', '/usr/bin/uptime'], ['exec.approvals.set'], has(/./)],
   [['config', 'get', 'gateway.mode'], [], has(/remote/)],
   [['channels', 'status', '--json'], ['channels.status'], json((v) => typeof v.channels === 'object')],
   [['channels', 'status'], ['channels.status'], has(/Gateway reachable/)],
@@ -43,6 +47,8 @@ const commands = {
   '2026.9.6': [
     ...both,
     [['models', 'list', '--json'], ['models.list'], json((v) => Array.isArray(v.models))],
+    [['approvals', 'pending', '--json', 'URL'], ['exec.approval.list', 'plugin.approval.list', 'openclaw.approval.list'], has(/\[|\{/)],
+    [['approvals', 'grants', 'list', '--json', 'URL'], ['exec.approval.grants.list'], has(/grants|\[/)],
     [['sessions', 'cleanup', '--enforce', '--json'], ['sessions.cleanup'], json((v) => v.mode === 'enforce' && v.appliedCount >= 1)],
     [['sessions', 'cleanup', '--fix-missing'], ['sessions.cleanup'], has(/Applied maintenance/)],
     // It asks for no scope it could use without a device, and takes the refusals as an answer.

@@ -103,6 +103,66 @@ async function checkWaysBack({ page, base, check, answered, until, shoot }) {
   });
 }
 
+// Asks for leave on a connection of its own, as a command line does; gives what was decided.
+function askForLeave({ port, token, id, timeoutMs }) {
+  return new Promise((resolve, reject) => {
+    const socket = new WebSocket(`ws://127.0.0.1:${port}`);
+    const send = (request, method, params) => socket.send(JSON.stringify({ type: 'req', id: request, method, params }));
+    socket.onerror = () => reject(new Error('the connection that asks broke'));
+    socket.onmessage = ({ data }) => {
+      const frame = JSON.parse(data);
+      if (frame.event === 'connect.challenge') {
+        const client = { id: 'cli', version: '1.0.0', platform: 'linux', mode: 'cli' };
+        const scopes = ['operator.admin', 'operator.approvals'];
+        send('hello', 'connect', { minProtocol: 4, maxProtocol: 4, client, role: 'operator', scopes, auth: { token } });
+      } else if (frame.id === 'hello') {
+        if (!frame.ok) return reject(new Error(frame.error.message));
+        const command = `echo ${id}`;
+        send('ask', 'exec.approval.request', { id, command, commandArgv: ['echo', id], cwd: '/tmp', host: 'gateway', security: 'allowlist',
+          ask: 'on-miss', agentId: 'main', sessionKey: 'agent:main:main', resolvedPath: '/usr/bin/echo', timeoutMs });
+      } else if (frame.id === 'ask') {
+        socket.close();
+        if (frame.ok) resolve(frame.payload.decision); else reject(new Error(frame.error.message));
+      }
+    };
+  });
+}
+
+// What waits for leave is shown, and its buttons answer it.
+async function checkApprovals({ page, check, shoot, gateway, token }) {
+  const answers = [['granted once', /^Allow once/i, 'allow-once'], ['granted always', /^Always allow/i, 'allow-always'], ['denied', /^Deny/i, 'deny']];
+  const prompt = (id) => page.getByText(`echo ${id}`).locator('visible=true').first();
+  const gone = async (id) => {
+    const deadline = Date.now() + WAIT_MS;
+    while (await page.getByText(`echo ${id}`).locator('visible=true').count() > 0) {
+      if (Date.now() > deadline) throw new Error('it is still shown');
+      await new Promise((done) => setTimeout(done, 100));
+    }
+  };
+  for (const [name, button, decision] of answers) {
+    await check(`approval ${name}`, async () => {
+      const id = `ui-${decision}`;
+      const asked = askForLeave({ port: gateway.port, token, id, timeoutMs: WAIT_MS });
+      try {
+        await prompt(id).waitFor({ timeout: WAIT_MS });
+        await shoot(`approval-${decision}`);
+        await page.getByRole('button', { name: button }).locator('visible=true').first().click({ timeout: WAIT_MS });
+      } finally {
+        const decided = await asked;
+        if (decided !== decision) throw new Error(`it was decided: ${decided}`);
+      }
+      await gone(id);
+    });
+  }
+  await check('approval timed out', async () => {
+    const asked = askForLeave({ port: gateway.port, token, id: 'ui-late', timeoutMs: 2_500 });
+    await prompt('ui-late').waitFor({ timeout: WAIT_MS });
+    const decided = await asked;
+    if (decided !== null) throw new Error(`it was decided: ${decided}`);
+    await gone('ui-late');
+  });
+}
+
 export async function runControlUis({ release, token, say }) {
   const { chromium } = createRequire(`${peers}/tools/`)('playwright-core');
   const executablePath = execFileSync('sh', ['-c', 'command -v chromium']).toString().trim();
@@ -217,6 +277,9 @@ export async function runControlUis({ release, token, say }) {
         await page.screenshot({ path: path.join(folder, `control-ui-${build}-picture.png`), animations: 'disabled' });
       }
     });
+    await page.goto(base + views[0][1], { waitUntil: 'load', timeout: WAIT_MS });
+    await until(() => answered(views[0][2]).length === 0, () => `not answered: ${answered(views[0][2])}`);
+    await checkApprovals({ page, check, gateway, token, shoot: (name) => page.screenshot({ path: path.join(folder, `control-ui-${build}-${name}.png`), animations: 'disabled' }) });
     if (waysBack) await checkWaysBack({ page, base, check, answered, until, shoot: (name) => page.screenshot({ path: path.join(folder, `control-ui-${build}-${name}.png`), animations: 'disabled' }) });
     await check('runs without a script error', async () => { if (broken.length) throw new Error([...new Set(broken)].join('; ').slice(0, 400)); });
     const refused = witness.connections.flatMap((c) => c.calls).filter((call) => !call.frame.ok).map((call) => `${call.method}: ${call.frame.error?.message}`);

@@ -18,6 +18,7 @@ use crate::defender::request::ActionRequest;
 use crate::protocol::session_key::DEFAULT_AGENT;
 use crate::runtime::digest::sha256_hex;
 use crate::runtime::stop::Stop;
+use crate::tools::exec_policy::document::Document;
 use crate::tools::guard::Notice;
 use crate::tools::mcp::Offered;
 use crate::tools::policy::{Policy, Verdict};
@@ -133,6 +134,21 @@ pub struct Weighed {
     pub judged: Judged,
     /// Whether a person said yes to it.
     is_granted: bool,
+    /// The command that it runs, once it is bound.
+    command: Option<Command>,
+    is_bound: bool,
+}
+
+impl Weighed {
+    /// Binds it to what it would run, once.
+    fn bind(&mut self, input: &RunInput, setting: &Setting, stop: &Stop) -> Result<(), String> {
+        if !self.is_bound {
+            self.command =
+                self.prepared.bind(&scene(input, setting, stop, &NoHands)).map_err(|error| error.to_string())?;
+            self.is_bound = true;
+        }
+        Ok(())
+    }
 }
 
 /// Longest call that a person is asked about, in characters: nobody says yes to what they cannot see.
@@ -203,7 +219,7 @@ pub fn weigh(
     };
     let judged = within_time(input, request, &call.arguments.to_string());
     let effect = prepared.effect().unwrap_or(effect);
-    Ok(Weighed { prepared, effect, judged, is_granted: false })
+    Ok(Weighed { prepared, effect, judged, command: None, is_bound: false, is_granted: false })
 }
 
 /// What a tool of this run may look at.
@@ -250,58 +266,97 @@ fn scrubbed(input: &RunInput, value: Value) -> Value {
     }
 }
 
-/// Why a command may not be run, by its policy. What is to be asked about waits for a person, and a run has nobody to
-/// ask.
+/// Why a command may not be run, by its policy.
 fn forbidden(command: &Command) -> Option<String> {
     let (host, security) = (command.host.as_str(), command.security);
-    match (security, command.ask) {
-        (Security::Deny, _) => Some(format!("exec denied: host={host} security=deny")),
-        (Security::Allowlist, _) => Some(format!(
-            "exec denied: allowlist miss (host={host} security=allowlist): there is no list to allow it, and nobody can be \
-             asked here"
-        )),
-        (Security::Full, Ask::Always) => {
-            Some(format!("exec denied: host={host} ask=always, and nobody can be asked here"))
-        }
-        (Security::Full, Ask::Off | Ask::OnMiss) => None,
+    (security == Security::Deny).then(|| format!("exec denied: host={host} security=deny"))
+}
+
+/// Why a person is to be asked about a command, by its policy; `None`: nobody is.
+///
+/// # Errors
+/// That it may not be run, and nobody is to be asked.
+fn wanted_by_policy(command: &Command) -> Result<Option<String>, String> {
+    if let Some(refusal) = forbidden(command) {
+        return Err(refusal);
+    }
+    let host = command.host.as_str();
+    match (command.security, command.ask) {
+        (_, Ask::Always) => Ok(Some(format!("commands are asked about, always (host={host})"))),
+        (Security::Allowlist, Ask::OnMiss) => Ok(Some(format!("it is not on the list of commands (host={host})"))),
+        (Security::Allowlist, Ask::Off) => Err(format!("exec denied: allowlist miss (host={host} security=allowlist)")),
+        (Security::Deny | Security::Full, _) => Ok(None),
     }
 }
 
-/// Asks a person about a call that the defender wants one to look at. `key` names the call for good.
+/// Whether somebody granted this very command for good.
+fn is_granted_for_good(input: &RunInput, host: &mut dyn Host, command: &Command) -> bool {
+    let agent = input.session.agent().unwrap_or(DEFAULT_AGENT);
+    let document = host.store().and_then(|store| Document::load(store, &input.config.state_dir));
+    match document {
+        Ok(document) => document.entries(agent).any(|entry| entry.is_bound_to(&command.digest)),
+        Err(error) => {
+            log::warn!("what was granted for good cannot be read: {error}");
+            false
+        }
+    }
+}
+
+/// Binds a call to what it would run, and asks a person about that, when the defender or the policy of commands wants one
+/// to look at it. `key` names the call for good.
 ///
 /// # Errors
 /// Why it is not made, in words for the model.
 pub fn ask(
     input: &RunInput,
+    setting: &Setting,
     host: &mut dyn Host,
     call: &ToolCall,
     weighed: &mut Weighed,
     key: &str,
 ) -> Result<(), String> {
     let decision = &weighed.judged.decision;
-    if decision.action != Action::Review || input.config.settings.runtime.audit_only {
+    let (action, reasons) = (decision.action, decision.reasons.join("; "));
+    if action == Action::Block {
+        // Nobody is asked about that.
         return Ok(());
     }
-    let reasons = decision.reasons.join("; ");
+    let stop = host.stop().clone();
+    weighed.bind(input, setting, &stop)?;
+    let command = weighed.command.as_ref();
+    let by_policy = command.map_or(Ok(None), wanted_by_policy)?;
+    let is_reviewed = action == Action::Review && !input.config.settings.runtime.audit_only;
+    if !is_reviewed && by_policy.is_none() {
+        return Ok(());
+    }
+    if command.is_some_and(|command| is_granted_for_good(input, host, command)) {
+        weighed.is_granted = true;
+        return Ok(());
+    }
+    let reasons = by_policy.clone().unwrap_or(reasons);
     let arguments = call.arguments.to_string();
-    let command = format!("{} {arguments}", call.name);
-    if command.chars().count() > ASKED_CHARS_MAX {
+    let line = command.map_or_else(|| format!("{} {arguments}", call.name), |command| command.text.clone());
+    if line.chars().count() > ASKED_CHARS_MAX {
         return Err(format!("not done: it needs a person's approval, and is too long to be shown to one ({reasons})"));
     }
+    let why = by_policy.unwrap_or_else(|| format!("The defender wants a person to look at this first: {reasons}"));
     let question = Approval {
         key: key.to_owned(),
         agent: input.session.agent().unwrap_or(DEFAULT_AGENT).to_owned(),
         call_id: call.id.clone(),
-        digest: sha256_hex(format!("tool\0{}\0{arguments}", call.name).as_bytes()),
-        command,
-        program: None,
-        cwd: None,
-        host: "gateway",
-        security: None,
-        ask: None,
-        env_names: Vec::new(),
-        why: Some(format!("The defender wants a person to look at this first: {reasons}")),
-        may_always: false,
+        digest: match command {
+            Some(command) => command.digest.clone(),
+            None => sha256_hex(format!("tool\0{}\0{arguments}", call.name).as_bytes()),
+        },
+        command: line,
+        program: command.map(|command| command.program.display().to_string()),
+        cwd: command.map(|command| command.cwd.display().to_string()),
+        host: command.map_or("gateway", |command| command.host.as_str()),
+        security: command.map(|command| command.security.as_str()),
+        ask: command.map(|command| command.ask.as_str()),
+        env_names: command.map(|command| command.env_names.clone()).unwrap_or_default(),
+        why: Some(why),
+        may_always: command.is_some(),
     };
     match host.approve(question) {
         Permission::Granted => {
@@ -329,21 +384,27 @@ fn not_granted(permission: &Permission, reasons: &str) -> String {
 }
 
 /// Makes a call that was judged, and judges its answer.
-pub fn call(input: &RunInput, setting: &Setting, host: &mut dyn Host, call: &ToolCall, weighed: Weighed) -> Called {
-    let Weighed { mut prepared, judged, is_granted, .. } = weighed;
+pub fn call(input: &RunInput, setting: &Setting, host: &mut dyn Host, call: &ToolCall, mut weighed: Weighed) -> Called {
+    let stop = host.stop().clone();
+    if let Err(why) = weighed.bind(input, setting, &stop) {
+        return Called::failed(call, why);
+    }
+    let Weighed { prepared, judged, command, is_granted, .. } = weighed;
     if let Some(refusal) = refused(&judged.decision, is_granted || input.config.settings.runtime.audit_only) {
         return Called::failed(call, refusal);
     }
-    let (stop, processes) = (host.stop().clone(), host.processes());
+    // What was to be asked about and was not is not done either.
+    if let Some(command) = &command {
+        let wanted = wanted_by_policy(command);
+        if let Err(why) | Ok(Some(why)) = &wanted
+            && (!is_granted || wanted.is_err())
+        {
+            return Called::failed(call, why.as_str());
+        }
+    }
+    let processes = host.processes();
     let hands = RunHands { input, call, processes, host: RefCell::new(host) };
-    let scene = scene(input, setting, &stop, &hands);
-    let output = match prepared.bind(&scene) {
-        Ok(command) => match command.as_ref().and_then(forbidden) {
-            Some(refusal) => return Called::failed(call, refusal),
-            None => prepared.run(&scene),
-        },
-        Err(error) => Err(error),
-    };
+    let output = prepared.run(&scene(input, setting, &stop, &hands));
     let output = match output {
         Ok(output) => output,
         Err(error) => {

@@ -666,7 +666,7 @@ impl Turn<'_> {
         caller: &mut Caller<'_>,
     ) -> Called {
         let judged = weighed.judged.clone();
-        if let Err(refusal) = calls::ask(self.input, self.host, call, &mut weighed, &key) {
+        if let Err(refusal) = calls::ask(self.input, setting, self.host, call, &mut weighed, &key) {
             return Called::failed(call, refusal);
         }
         let mut called = caller(self.host, setting, call, weighed);

@@ -12,11 +12,12 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::approvals::flow;
 use super::effect::{RunNo, RunWork, Steered};
 use super::pairing::TokenKey;
 use super::runs::children;
 use super::{Boot, Done, Effect, Event, Fact, Gateway, Gone, Job, Lane, Origin, Report, Setup, Upgrade, Work, records};
-use crate::agent::run::{Judged, Ordered, Outcome, Record, Reply, RunEnd, RunEvent};
+use crate::agent::run::{Approval, Judged, Ordered, Outcome, Permission, Record, Reply, RunEnd, RunEvent, RunInput};
 use crate::agent::talk::{Bill, Failure, FailureKind, Said, StopReason, Usage};
 use crate::config::load::{self, LoadInputs, Loaded};
 use crate::defender::decision::Decision;
@@ -73,6 +74,10 @@ struct World {
     /// Runs that runs started: their ids, and what they are called.
     children: BTreeMap<String, String>,
     n_answers: usize,
+    /// Approvals that somebody was shown, and what was told of each: never two things.
+    leaves: BTreeMap<String, Option<Option<String>>>,
+    /// Approvals whose leave a run took.
+    used: BTreeSet<String>,
 }
 
 fn inputs(dir: &std::path::Path) -> LoadInputs {
@@ -135,6 +140,82 @@ impl World {
             stopped: BTreeSet::new(),
             children: BTreeMap::new(),
             n_answers: 0,
+            leaves: BTreeMap::new(),
+            used: BTreeSet::new(),
+        }
+    }
+
+    /// What somebody was told of an approval: the same for all, for good.
+    fn told_of(&mut self, id: &str, decision: &Value) {
+        let decision = decision.as_str().map(str::to_owned);
+        let told = self.leaves.entry(id.to_owned()).or_default();
+        assert!(
+            told.as_ref().is_none_or(|before| *before == decision),
+            "{id} is answered twice: {told:?}, {decision:?}"
+        );
+        *told = Some(decision);
+    }
+
+    /// Asks for leave, answers what somebody asked, or waits for an answer.
+    fn about_leave(&mut self, conn: ConnId) {
+        // Mostly what can still be answered.
+        let open: Vec<String> = self.core.approvals.open().into_iter().map(|open| open.id.clone()).collect();
+        let known: Vec<String> = match open.is_empty() || self.dice.roll(4) == 0 {
+            true => self.leaves.keys().cloned().collect(),
+            false => open,
+        };
+        let some = |dice: &mut Dice| known[dice.roll(known.len())].clone();
+        match self.dice.roll(5) {
+            0 | 1 => {
+                let timeout_ms = 1 + self.dice.roll(900_000) as i64;
+                let id = format!("leave-{}", self.next_id);
+                self.ask(conn, "exec.approval.request", json!({ "id": id, "command": "ls", "timeoutMs": timeout_ms }));
+            }
+            2 | 3 if !known.is_empty() => {
+                let decision = ["allow-once", "deny"][self.dice.roll(2)];
+                let id = some(&mut self.dice);
+                self.ask(conn, "exec.approval.resolve", json!({ "id": id, "decision": decision }));
+            }
+            4 if !known.is_empty() => {
+                let id = some(&mut self.dice);
+                self.ask(conn, "exec.approval.waitDecision", json!({ "id": id }));
+            }
+            _ => {}
+        }
+    }
+
+    /// A run asks for leave, or finds what was answered when it asked before; what it is given it takes once.
+    fn run_asks(&mut self, no: RunNo, input: &RunInput) {
+        let run_id = &input.run_id;
+        let wanted = Approval {
+            key: run_id.clone(),
+            agent: "main".to_owned(),
+            call_id: "call".to_owned(),
+            command: "ls".to_owned(),
+            program: None,
+            cwd: None,
+            host: "gateway",
+            security: None,
+            ask: None,
+            env_names: Vec::new(),
+            why: None,
+            digest: run_id.clone(),
+            may_always: false,
+        };
+        let (now_ms, run) = (self.now.wall_ms, flow::AskingRun::of(input));
+        let begun = self.database.write(|db| flow::begin_for_run(db, (&wanted, &run), (now_ms, now_ms + 600_000)));
+        match begun {
+            Ok(flow::Begun::Open(approval)) => {
+                let (tell, _gone) = crossbeam_channel::bounded(1);
+                let asked = flow::AskedByRun { approval: *approval, tell };
+                let facts = vec![Fact::ApprovalAsked(Box::new(asked))];
+                let report = Report { origin: Origin::RunStep(no), outcome: Ok(Done { answer: None, facts }) };
+                self.give(Event::Report(Box::new(report)));
+            }
+            Ok(flow::Begun::Answered(Permission::Granted)) => {
+                assert!(self.used.insert(run_id.clone()), "{run_id} took its leave twice");
+            }
+            Ok(flow::Begun::Answered(_)) | Err(_) => {}
         }
     }
 
@@ -194,10 +275,18 @@ impl World {
                 let run_id = frame["payload"]["runId"].as_str().unwrap().to_owned();
                 assert!(peer.ended.insert(run_id), "{conn:?} is told of a second end: {frame}");
             }
+            let (event, payload) = (frame["event"].as_str().unwrap_or_default(), frame["payload"].clone());
             if let Some(seq) = frame["seq"].as_u64() {
                 assert_eq!(seq, peer.seq + 1, "events of {conn:?} have a hole");
                 peer.seq = seq;
                 assert!(peer.hello, "a numbered event before hello: {frame}");
+            }
+            match event {
+                "exec.approval.requested" => {
+                    self.leaves.entry(payload["id"].as_str().unwrap().to_owned()).or_default();
+                }
+                "exec.approval.resolved" => self.told_of(payload["id"].as_str().unwrap(), &payload["decision"]),
+                _ => {}
             }
             return;
         }
@@ -211,6 +300,10 @@ impl World {
             && frame["ok"] == true
         {
             self.acknowledged.insert(key);
+        }
+        let payload = &frame["payload"];
+        if frame["ok"] == true && payload["expiresAtMs"].is_i64() && payload.get("decision").is_some() {
+            self.told_of(payload["id"].as_str().unwrap(), &payload["decision"]);
         }
     }
 
@@ -245,11 +338,11 @@ impl World {
         let scopes: &[&str] = match self.dice.roll(3) {
             0 => &["operator.admin"],
             1 => &["operator.read", "operator.write"],
-            _ => &["operator.read"],
+            _ => &["operator.read", "operator.approvals"],
         };
         let params = json!({
             "minProtocol": protocol, "maxProtocol": protocol, "scopes": scopes, "auth": { "token": token },
-            "client": { "id": "cli", "mode": "cli", "version": "1", "platform": "linux" },
+            "client": { "id": "cli", "mode": "cli", "version": "1", "platform": "linux" }, "caps": ["approvals"],
         });
         self.ask(conn, "connect", params);
     }
@@ -287,9 +380,12 @@ impl World {
     fn run(&mut self, work: RunWork) -> Result<Done, RpcError> {
         let RunWork { no, turn_id, input, stop, steered, .. } = work;
         let turn_id = turn_id.unwrap_or_default();
-        let run_id = input.run_id;
+        let run_id = input.run_id.clone();
         for _ in 0..self.dice.roll(4) {
             self.give(Event::Told(no, Box::new(RunEvent::Text("word ".to_owned()))));
+        }
+        if self.dice.roll(4) == 0 {
+            self.run_asks(no, &input);
         }
         if self.dice.roll(4) == 0 {
             self.spawn(no, turn_id, &input.session, &input.config);
@@ -427,7 +523,14 @@ impl World {
                     self.say(conn);
                 }
             }
-            31..=44 => {
+            31..=36 => {
+                let asker = flow::approvers_of(&self.core);
+                if !asker.is_empty() {
+                    let conn = asker[self.dice.roll(asker.len())];
+                    self.about_leave(conn);
+                }
+            }
+            37..=44 => {
                 let calls = [
                     ("health", json!({})),
                     ("status", json!({})),
@@ -465,7 +568,7 @@ impl World {
         for round in 0.. {
             assert!(round < 100_000, "something never ends");
             if self.waiting.is_empty() && self.reports.is_empty() {
-                if self.core.runs.counts() == (0, 0) {
+                if self.core.runs.counts() == (0, 0) && self.core.approvals.open().is_empty() {
                     break;
                 }
                 self.now = self.now.after(Duration::from_secs(2));
@@ -476,6 +579,16 @@ impl World {
         }
         for (conn, peer) in &self.peers {
             assert!(peer.leaving || peer.open.is_empty(), "{conn:?} waits for {:?}", peer.open);
+        }
+        for (id, told) in &self.leaves {
+            // What was shown is on disk and has an end by now, and nobody was told of another one.
+            let row = self.database.approval(id).unwrap().unwrap_or_else(|| panic!("{id} was shown and is lost"));
+            let (_, end) = row.end.unwrap_or_else(|| panic!("{id} never ended"));
+            let end: Value = serde_json::from_str(&end).unwrap();
+            assert!(
+                told.as_ref().is_none_or(|told| *told == end["decision"].as_str().map(str::to_owned)),
+                "{id}: {end}"
+            );
         }
         let mut keys = Vec::new();
         let mut said = String::new();
@@ -577,6 +690,8 @@ fn whatever_happens_everybody_is_answered_once_and_nothing_acknowledged_is_lost(
         world.settle();
         assert!(world.n_answers > 100, "the simulation did something: {} answers", world.n_answers);
         assert!(!world.children.is_empty(), "runs started others");
+        let answered = world.leaves.values().filter(|told| matches!(told, Some(Some(_)))).count();
+        assert!(answered > 3, "approvals were answered: {answered} of {}", world.leaves.len());
         assert!(world.acknowledged.len() > 20, "messages were accepted: {}", world.acknowledged.len());
     }
 }

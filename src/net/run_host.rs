@@ -11,8 +11,7 @@ use super::mailbox::LoopSender;
 use crate::agent::run::{Approval, Host, Judged, Ordered, Permission, Record, RunEvent, Steered as Said, approval_id};
 use crate::agent::{invoke, turn};
 use crate::config::load::Loaded;
-use crate::defender::rules::Rules;
-use crate::gateway::approvals::flow::{self, AskedByRun, Begun};
+use crate::gateway::approvals::flow::{self, AskedByRun, AskingRun, Begun};
 use crate::gateway::approvals::{End, Reason};
 use crate::gateway::effect::{RunNo, RunWork, Steered, Task};
 use crate::gateway::runs::{children, steps};
@@ -64,10 +63,10 @@ pub(super) struct Tools {
 pub(super) fn run(tools: &mut Tools, work: RunWork) -> Fact {
     let RunWork { no, turn_id, session_id, input, task, stop, steered } = work;
     let (session, config) = (input.session.clone(), Arc::clone(&input.config));
-    let (rules, run_id) = (Arc::clone(&input.rules), input.run_id.clone());
+    let asking = AskingRun::of(&input);
     let (waited, told_waiting) = (Duration::ZERO, Duration::ZERO);
     let mut host =
-        RunHost { tools, no, turn_id, session_id, stop, steered, session, config, rules, run_id, waited, told_waiting };
+        RunHost { tools, no, turn_id, session_id, stop, steered, session, config, asking, waited, told_waiting };
     match task {
         Task::Answer => Fact::RunEnded(Box::new(turn::run(input, &mut host))),
         Task::Compact(wishes) => Fact::RunEnded(Box::new(turn::compact_run(&input, Some(wishes.as_str()), &mut host))),
@@ -84,8 +83,7 @@ struct RunHost<'a> {
     steered: Receiver<Steered>,
     session: SessionKey,
     config: Arc<Loaded>,
-    rules: Arc<Rules>,
-    run_id: String,
+    asking: AskingRun,
     /// How long it has waited for people in all,
     waited: Duration,
     /// and how much of the wait that goes on the loop was told of.
@@ -178,7 +176,7 @@ impl Host for RunHost<'_> {
 impl RunHost<'_> {
     /// Asks, and waits: woken by the answer, by the end of its time, and by a stop.
     fn ask(&mut self, question: Approval) -> Permission {
-        let (session, rules, run_id) = (self.session.clone(), Arc::clone(&self.rules), self.run_id.clone());
+        let asking = self.asking.clone();
         let (id, now_ms) = (approval_id(&question.key), self.now_ms());
         let expires_ms = now_ms + APPROVAL_TIME_MAX.as_millis() as i64;
         let about = json!({
@@ -188,8 +186,8 @@ impl RunHost<'_> {
         let (tell, told) = bounded::<Permission>(2);
         let (known, answered) = bounded(1);
         let asks = tell.clone();
-        let entered = self.write(move |db| {
-            match flow::begin_for_run(db, (&question, &session, &run_id), (now_ms, expires_ms), &rules)? {
+        let entered =
+            self.write(move |db| match flow::begin_for_run(db, (&question, &asking), (now_ms, expires_ms))? {
                 Begun::Open(approval) => {
                     Ok(vec![Fact::ApprovalAsked(Box::new(AskedByRun { approval: *approval, tell: asks }))])
                 }
@@ -197,8 +195,7 @@ impl RunHost<'_> {
                     let _ = known.send(permission);
                     Ok(Vec::new())
                 }
-            }
-        });
+            });
         if let Err(error) = entered {
             log::warn!("an approval could not be asked for id={id} error={error}");
             return Permission::NobodyToAsk;
@@ -237,7 +234,7 @@ impl RunHost<'_> {
     fn tell_approval(&mut self, about: &Value, phase: &str, status: &str) {
         let mut data = about.clone();
         for (name, text) in [("title", &about["title"]), ("command", &about["command"])] {
-            data[name] = json!(flow::shown_text(&self.rules, text.as_str().unwrap_or_default()));
+            data[name] = json!(self.asking.shown(text.as_str().unwrap_or_default()));
         }
         (data["phase"], data["status"]) = (json!(phase), json!(status));
         self.tell(RunEvent::Approval(data));

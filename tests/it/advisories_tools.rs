@@ -1,6 +1,7 @@
 //! The published advisories of this kind of gateway, section 3: what a command is judged, bound and run as.
 //!
-//! Each test is named after its id. A model that does as it is told is told to attack.
+//! Each test is named after its id. A model that does as it is told is told to attack, at a place that is not there: were a
+//! guard to fail, nothing would come of it.
 
 use std::fs;
 
@@ -64,27 +65,28 @@ fn cve_2026_28463_a_list_of_words_meets_no_shell() {
 fn cve_2026_28363_ghsa_796m_cve_2026_44115_no_wrapper_hides_what_would_run() {
     let shop = Shop::open();
     let hidden = [
-        json!(["env", "-S", "rm -rf /"]),
-        json!(["env", "--split-string=rm -rf /"]),
-        json!(["nice", "-n", "5", "rm", "-rf", "/"]),
-        json!(["busybox", "rm", "-rf", "/"]),
-        json!(["sh", "-c", "rm -rf /"]),
-        json!(["bash", "-lc", "r\"m\" -rf /"]),
-        json!(["xargs", "rm", "-rf", "/"]),
-        json!(["find", "/", "-exec", "rm", "-rf", "/", ";"]),
-        json!("cat <<EOF | sh\nrm -rf /\nEOF"),
-        json!("cat <<EOF\n$(rm -rf /)\nEOF"),
-        json!("echo ok && rm -rf /"),
-        json!("echo ok\nrm -rf /"),
-        json!("echo `rm -rf /`"),
-        json!("echo cm0gLXJmIC8= | base64 -d | sh"),
-        json!("r\u{200b}m -rf /"),
-        json!("\u{ff52}\u{ff4d} -rf /"),
-        json!("rm --recursiv --forc /"),
+        json!(["env", "-S", "rm -rf /no-such-place"]),
+        json!(["env", "--split-string=rm -rf /no-such-place"]),
+        json!(["nice", "-n", "5", "rm", "-rf", "/no-such-place"]),
+        json!(["busybox", "rm", "-rf", "/no-such-place"]),
+        json!(["sh", "-c", "rm -rf /no-such-place"]),
+        json!(["bash", "-lc", "r\"m\" -rf /no-such-place"]),
+        json!(["xargs", "rm", "-rf", "/no-such-place"]),
+        json!(["find", "/no-such-place", "-exec", "rm", "-rf", "/no-such-place", ";"]),
+        json!("cat <<EOF | sh\nrm -rf /no-such-place\nEOF"),
+        json!("cat <<EOF\n$(rm -rf /no-such-place)\nEOF"),
+        json!("echo ok && rm -rf /no-such-place"),
+        json!("echo ok\nrm -rf /no-such-place"),
+        json!("echo `rm -rf /no-such-place`"),
+        json!("echo cm0gLXJmIC9uby1zdWNoLXBsYWNl | base64 -d | sh"),
+        json!("r\u{200b}m -rf /no-such-place"),
+        json!("\u{ff52}\u{ff4d} -rf /no-such-place"),
+        json!("rm --recursiv --forc /no-such-place"),
     ];
     for (nth, command) in hidden.iter().enumerate() {
         let said = call(&shop, nth, json!({ "command": command }));
-        assert!(said.contains("defender") || said.contains("approval"), "{command}: {said}");
+        let is_held = ["defender", "approval", "Command not found: busybox"].iter().any(|why| said.contains(why));
+        assert!(is_held, "{command}: {said}");
     }
 }
 
@@ -130,7 +132,7 @@ fn ghsa_hjvp_cve_2026_44995_no_variable_of_a_call_loads_code() {
     }
     assert!(!was_run(&shop));
     // What a variable holds is judged with the command that may run it.
-    let said = call(&shop, 90, json!({ "command": "sh -c \"$X\"", "env": { "X": "rm -rf /" } }));
+    let said = call(&shop, 90, json!({ "command": "sh -c \"$X\"", "env": { "X": "rm -rf /no-such-place" } }));
     assert!(said.contains("defender") || said.contains("approval"), "{said}");
     let said = call(&shop, 91, json!({ "command": "echo $NAME", "env": { "NAME": "ann" } }));
     assert_eq!(said, "ann");

@@ -270,3 +270,48 @@ fn a_run_that_waits_is_taken_up_after_a_kill_with_the_same_question() {
     bob.expect_event_where("chat", |chat| chat["state"] == "final");
     assert!(told(&bob).contains("what is in it"));
 }
+
+/// Runs our command line on the server's own machine.
+fn command(server: &Server, words: &[&str]) -> (bool, String) {
+    let url = format!("ws://{}", server.address());
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_openclaw-rs"))
+        .args(words)
+        .args(["--url", &url, "--token", Server::TOKEN])
+        .env_clear()
+        .env("HOME", server.state_dir())
+        .env("OPENCLAW_RS_STATE_DIR", server.state_dir())
+        .output()
+        .unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.success(), text(&output.stdout) + &text(&output.stderr))
+}
+
+#[test]
+fn the_command_line_answers_and_changes_what_runs() {
+    let server = Server::start();
+    let (ann, _bob) = (asker(&server, Proto::V4), page(&server, "bob", Proto::V4));
+    let pending = ann.start("exec.approval.request", Some(ask("by-hand")));
+    _bob.expect_event("exec.approval.requested");
+    let (ok, shown) = command(&server, &["approvals", "pending"]);
+    assert!(ok && shown.contains("by-hand  echo approve-me"), "{shown}");
+    let (ok, answered) = command(&server, &["approvals", "resolve", "by-ha", "allow-once"]);
+    assert!(ok, "{answered}");
+    assert_eq!(ann.wait(pending).expect_ok()["decision"], "allow-once");
+    let (ok, refused) = command(&server, &["approvals", "allowlist", "add", "uptime"]);
+    assert!(!ok && refused.contains("stands for no program"), "{refused}");
+    for words in [
+        &["approvals", "allowlist", "add", "/usr/bin/uptime"][..],
+        &["approvals", "allowlist", "add", "--agent", "main", "/usr/bin/g*"],
+        &["approvals", "allowlist", "remove", "/usr/bin/uptime"],
+    ] {
+        let (ok, said) = command(&server, words);
+        assert!(ok, "{words:?}: {said}");
+    }
+    let (_, shown) = command(&server, &["approvals", "get"]);
+    assert!(shown.contains("/usr/bin/g*") && !shown.contains("uptime"), "{shown}");
+    let (ok, whole) = command(&server, &["approvals", "get", "--json"]);
+    let whole: Value = serde_json::from_str(&whole).unwrap();
+    assert!(ok && whole["hash"].is_string());
+    let (ok, grants) = command(&server, &["approvals", "grants", "list"]);
+    assert!(ok && grants.contains("Nothing was granted"), "{grants}");
+}

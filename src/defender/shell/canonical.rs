@@ -127,11 +127,12 @@ impl Reader {
         for word in arguments {
             match &*word.text {
                 "--" => options_end = true,
-                "--recursive" if !options_end => recursive = true,
-                "--force" if !options_end => force = true,
+                // GNU takes any beginning of a long option that leaves no doubt.
+                text if !options_end && is_option(text, "--recursive") => recursive = true,
+                text if !options_end && is_option(text, "--force") => force = true,
                 text if options_end || !text.starts_with('-') => operands.push(word),
                 // It removes the last guard of `/` and says nothing else.
-                "--no-preserve-root" => {}
+                text if is_option(text, "--no-preserve-root") => {}
                 text if text.starts_with("--") => flags.push(word),
                 text => {
                     recursive |= text.contains(['r', 'R']);
@@ -215,6 +216,11 @@ impl Reader {
             self.variables.push((name.as_bytes().to_vec(), value.as_bytes().to_vec()));
         }
     }
+}
+
+/// Whether a word is a long option or a beginning of it.
+fn is_option(word: &str, option: &str) -> bool {
+    word.len() > 2 && option.starts_with(word)
 }
 
 /// What a command of these words prints, when that is plain to see.

@@ -36,6 +36,15 @@ fn wrappers_assignments_and_directories_are_left_out() {
     check("/bin/BASH -x", "sh -x");
 }
 
+/// A beginning of a long option that leaves no doubt is that option to GNU's programs, and was none to us.
+#[test]
+fn long_options_that_are_cut_short_are_what_they_begin() {
+    check("rm --recursiv --for --no-pres /x", "rm -rf /x");
+    check("rm --r --f -- /x", "rm -rf /x");
+    check("rm -- --r /x", "rm --r /x");
+    check("rm -r --verbose /x", "rm -r /x --verbose");
+}
+
 #[test]
 fn what_a_shell_would_run_is_read_on_its_own_line() {
     check("bash -ec 'a | b' x", "sh -ec a | b x\na | b");

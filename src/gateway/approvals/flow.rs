@@ -11,7 +11,7 @@ use crossbeam_channel::Sender;
 use serde_json::{Value, json};
 
 use super::{Approval, Asker, Bound, Decision, Due, End, Form, Kind, Reason, Record, Refusal, Waiter, display, shown};
-use crate::agent::run::{Approval as Wanted, Permission, approval_id};
+use crate::agent::run::{Approval as Wanted, Permission, RunInput, approval_id};
 use crate::defender::rules::Rules;
 use crate::gateway::broadcast::{self, EventKind, For};
 use crate::gateway::clients::Caller;
@@ -143,6 +143,31 @@ fn taken() -> RpcError {
     RpcError::invalid("approval id already pending")
 }
 
+/// A run, as far as it asks.
+#[derive(Debug, Clone)]
+pub struct AskingRun {
+    session: SessionKey,
+    run_id: String,
+    rules: Arc<Rules>,
+}
+
+impl AskingRun {
+    /// The run that begins with this.
+    pub fn of(input: &RunInput) -> AskingRun {
+        AskingRun { session: input.session.clone(), run_id: input.run_id.clone(), rules: Arc::clone(&input.rules) }
+    }
+
+    #[cfg(test)]
+    pub(super) fn for_tests(rules: Arc<Rules>) -> AskingRun {
+        AskingRun { session: SessionKey::stored("agent:main:main".to_owned()), run_id: "run".to_owned(), rules }
+    }
+
+    /// A text as a person may be shown it.
+    pub fn shown(&self, text: &str) -> String {
+        shown_text(&self.rules, text)
+    }
+}
+
 /// What a run asks, and what holds of it already.
 pub enum Begun {
     /// Somebody is to be asked.
@@ -157,9 +182,8 @@ pub enum Begun {
 /// The store's.
 pub fn begin_for_run(
     db: &Db<'_>,
-    (question, session, run_id): (&Wanted, &SessionKey, &str),
+    (question, run): (&Wanted, &AskingRun),
     (now_ms, expires_ms): (i64, i64),
-    rules: &Rules,
 ) -> Result<Begun, StoreError> {
     let id = approval_id(&question.key);
     let row = match db.approval(&id)? {
@@ -170,15 +194,15 @@ pub fn begin_for_run(
                 .filter(|decision| *decision != Decision::AllowAlways || question.may_always)
                 .collect();
             let record = Record {
-                request: request_of_run(question, session, run_id, &decisions, rules),
+                request: request_of_run(question, run, &decisions),
                 decisions,
                 asker: Asker::default(),
-                audience: audience(db, Some(session.as_str()))?,
+                audience: audience(db, Some(run.session.as_str()))?,
                 bound: Some(Bound {
                     digest: question.digest.clone(),
                     agent: question.agent.clone(),
                     path: question.program.clone().filter(|_| question.may_always),
-                    command: shown_text(rules, &question.command),
+                    command: run.shown(&question.command),
                     cwd: question.cwd.clone(),
                 }),
             };
@@ -203,17 +227,11 @@ pub fn begin_for_run(
 }
 
 /// What a person is shown of what a run asks, in protocol 4's form.
-fn request_of_run(
-    question: &Wanted,
-    session: &SessionKey,
-    run_id: &str,
-    decisions: &[Decision],
-    rules: &Rules,
-) -> Value {
-    let shown = |text: &Option<String>| text.as_ref().map(|text| shown_text(rules, text));
+fn request_of_run(question: &Wanted, run: &AskingRun, decisions: &[Decision]) -> Value {
+    let shown = |text: &Option<String>| text.as_ref().map(|text| run.shown(text));
     let decisions: Vec<&str> = decisions.iter().map(|decision| decision.as_str()).collect();
     let mut request = json!({
-        "command": shown_text(rules, &question.command),
+        "command": run.shown(&question.command),
         "systemRunBinding": null,
         "systemRunPlan": null,
         "cwd": shown(&question.cwd),
@@ -221,15 +239,15 @@ fn request_of_run(
         "host": question.host,
         "security": question.security,
         "ask": question.ask,
-        "warningText": question.why.as_ref().map(|why| display::visible_lines(&rules.scrub(why).0)),
+        "warningText": question.why.as_ref().map(|why| display::visible_lines(&run.rules.scrub(why).0)),
         "scope": null,
         "commandAnalysis": analysis(&question.command),
         "allowedDecisions": decisions,
         "agentId": question.agent,
         "resolvedPath": shown(&question.program),
-        "sessionKey": session.as_str(),
+        "sessionKey": run.session.as_str(),
         "sessionId": null,
-        "runId": run_id,
+        "runId": run.run_id,
         "toolCallId": question.call_id,
         "turnSourceChannel": null,
         "turnSourceTo": null,
@@ -239,7 +257,7 @@ fn request_of_run(
         "cronOperationBinding": null,
     });
     if !question.env_names.is_empty() {
-        let names: Vec<String> = question.env_names.iter().map(|name| shown_text(rules, name)).collect();
+        let names: Vec<String> = question.env_names.iter().map(|name| run.shown(name)).collect();
         request["envKeys"] = json!(names);
     }
     request
@@ -273,6 +291,12 @@ pub fn settle(db: &Db<'_>, id: &str, end: &End, state_dir: &std::path::Path) -> 
         document.save(db, end.at_ms)?;
     }
     approval.end().cloned().ok_or_else(|| RpcError::unavailable("an approval has no end").into())
+}
+
+/// Everybody who may answer what a run of ours asks.
+#[cfg(test)]
+pub fn approvers_of(gateway: &Gateway) -> Vec<ConnId> {
+    gateway.approvers(Kind::Exec, &Asker::default(), None, None).into_iter().collect()
 }
 
 impl Gateway {
@@ -345,11 +369,6 @@ impl Gateway {
                 log::warn!("what came of an approval could not be written id={id} error={}", error.message);
                 for waiter in self.approvals.not_ended(id, now.wall_ms) {
                     self.answer_waiter(waiter, Err(error.clone()));
-                }
-                // A no needs no disk: after its time the row on disk lets nothing run either.
-                let is_over = self.approvals.get(id).is_some_and(|approval| approval.expires_ms <= now.wall_ms);
-                if is_over {
-                    self.approval_ended(id, End::of_system(Reason::Timeout, now.wall_ms));
                 }
             }
         }

@@ -4,8 +4,8 @@
 //! its time is over, *ending* while the answer is written, and *ended* from then on, to be read for [`ENDED_KEPT_MS`].
 //! [`flow`] drives it with jobs and tells of it, [`shown`] is what clients see, [`display`] makes text visible.
 //!
-//! **Invariant:** an approval has one end. A yes is on disk before anybody hears of it, and what the store says ended it
-//! is what everybody is told. **Invariant:** nobody is told of an approval whose row is not on disk. **Invariant:** what
+//! **Invariant:** an approval has one end. It is on disk before anybody hears of it, and what the store says ended it is
+//! what everybody is told. **Invariant:** nobody is told of an approval whose row is not on disk. **Invariant:** what
 //! nobody can answer is not kept waiting.
 
 pub mod display;

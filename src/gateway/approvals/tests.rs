@@ -1,4 +1,9 @@
+use serde_json::json;
+
 use super::*;
+use crate::agent::run::Approval as Wanted;
+use crate::gateway::stage::Stage;
+use crate::tools::exec_policy::document::Document;
 
 fn row(id: &str, created_ms: i64) -> Approval {
     let record = Record {
@@ -103,4 +108,59 @@ fn only_a_person_says_yes() {
     }
     assert_eq!(end(0).permission(), Permission::Granted);
     assert_eq!(End { decision: Some(Decision::Deny), ..end(0) }.status(), "denied");
+}
+
+fn wanted(digest: &str) -> Wanted {
+    Wanted {
+        key: "run:step:1:call:0".to_owned(),
+        agent: "main".to_owned(),
+        call_id: "call".to_owned(),
+        command: "rm\u{200b} x TOKEN=ghp_abcdefghijklmnopqrstuvwxyz0123456789".to_owned(),
+        program: Some("/usr/bin/rm".to_owned()),
+        cwd: Some("/work".to_owned()),
+        host: "gateway",
+        security: Some("allowlist"),
+        ask: Some("on-miss"),
+        env_names: vec!["A".to_owned()],
+        why: Some("because".to_owned()),
+        digest: digest.to_owned(),
+        may_always: true,
+    }
+}
+
+#[test]
+fn a_yes_is_to_exactly_what_was_asked_and_is_used_once() {
+    let mut stage = Stage::new(&json!({}));
+    let dir = stage.dir().to_owned();
+    let run = flow::AskingRun::for_tests(Arc::clone(&stage.core.rules));
+    let mut begin = |digest: &str| {
+        let wanted = wanted(digest);
+        stage.database.write(|db| flow::begin_for_run(db, (&wanted, &run), (10, 20))).unwrap()
+    };
+    let flow::Begun::Open(approval) = begin("d1") else { panic!("it is asked") };
+    let request = &approval.record.request;
+    let shown = request["command"].as_str().unwrap();
+    assert!(shown.starts_with("rm\\u{200B} x") && !shown.contains("ghp_"), "{shown}");
+    for (name, value) in [("resolvedPath", "/usr/bin/rm"), ("agentId", "main"), ("host", "gateway"), ("cwd", "/work")] {
+        assert_eq!(request[name], value, "{name}");
+    }
+    assert!(matches!(begin("d1"), flow::Begun::Open(_)), "asked again, it is the same question");
+    assert!(matches!(begin("d2"), flow::Begun::Answered(Permission::Changed)));
+    let yes = End { decision: Some(Decision::AllowAlways), ..end(15) };
+    let no = End { decision: Some(Decision::Deny), ..end(16) };
+    let ended = stage.database.write(|db| flow::settle(db, &approval.id, &yes, &dir)).unwrap();
+    assert_eq!(ended, yes);
+    let second = stage.database.write(|db| flow::settle(db, &approval.id, &no, &dir)).unwrap();
+    assert_eq!(second, yes, "the first answer stands");
+    let mut begin = |digest: &str| {
+        let wanted = wanted(digest);
+        stage.database.write(|db| flow::begin_for_run(db, (&wanted, &run), (10, 20))).unwrap()
+    };
+    assert!(matches!(begin("d2"), flow::Begun::Answered(Permission::Changed)), "nothing else runs under it");
+    assert!(matches!(begin("d1"), flow::Begun::Answered(Permission::Granted)));
+    assert!(matches!(begin("d1"), flow::Begun::Answered(Permission::Used)));
+    let document = stage.database.write(|db| Document::load(db, &dir)).unwrap();
+    assert!(document.entries("main").any(|entry| entry.is_bound_to("d1") && entry.id == approval.id));
+    assert!(!document.entries("main").any(|entry| entry.is_bound_to("d2")));
+    assert_eq!(document.entries("other").count(), 0);
 }
