@@ -152,6 +152,8 @@ fn recorded_configuration(proto: Proto, workspace: &str, model: &str) -> serde_j
             }],
         } } },
         "tools": { "exec": { "host": "gateway", "security": "full", "ask": "off" } },
+        // A recorded gateway has nobody who reviews a command for being unknown.
+        "security": { "tool_risk_bonus": { "exec": 0, "process": 0 }, "channel_risk_bonus": { "webchat": 0 } },
     });
     if proto == Proto::V4 {
         config["agents"]["entries"] = json!({ "main": {} });
