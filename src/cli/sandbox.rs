@@ -129,15 +129,18 @@ fn explain(args: &Args, out: &mut Out) -> Result<Outcome, CliError> {
     let config = place::loaded(args)?;
     let agents = &config.settings.agents;
     let agent = args.sessions.agent.clone().unwrap_or_else(|| agents.default_id.clone());
-    if agents.get(&agent).is_none() {
+    let Some(own) = agents.get(&agent) else {
         return Err(CliError::BadRequest {
             what: format!("there is no agent {agent}"),
             hint: "`openclaw-rs config get agents.list` shows them",
         });
-    }
+    };
     let main = || format!("agent:{agent}:{}", config.settings.session.main_key);
     let session = args.agent.session.clone().unwrap_or_else(main);
-    let decision = rule::decide(&config, Session { agent: &agent, key: &session, wants_elevated: false });
+    let decision = rule::decide(
+        &config,
+        Session { agent: &agent, key: &session, workspace: &own.workspace, wants_elevated: false },
+    );
     let explained = told(session, &decision, &config, Kernel::get());
     if out.is_json() {
         out.json(&explained)?;

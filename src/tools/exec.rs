@@ -9,6 +9,7 @@ pub mod environment;
 pub mod said;
 
 use std::ffi::OsString;
+use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -16,8 +17,10 @@ use serde_json::{Value, json};
 
 use self::bind::{Bound, Parts, Wanted};
 use super::processes::{
-    About, Background, Confine, Foreground, Input, Launch, Notify, Processes, Program, Promoted, Waited,
+    About, Background, Confine, Foreground, Input, Launch, Notify, Processes, Program, Promoted, StartError, Waited,
 };
+use super::sandbox::rule::{self, RuleError, Session};
+use super::session_status::Facts;
 use super::{Command, Effect, Output, Prepared, Progress, Scene, Tool, ToolError};
 use crate::config::settings::exec::{Ask, Exec as Settings, Host, Security};
 use crate::defender::request::ActionRequest;
@@ -335,15 +338,30 @@ impl Prepared for Exec {
     }
 }
 
-/// What holds a command that is not elevated; `None`: nothing does.
-fn confinement(_scene: &Scene<'_>, _is_elevated: bool) -> Result<Option<Confine>, String> {
-    Ok(None)
+/// What holds a command, as the configuration has it for its session; without that it is not run.
+fn confinement(scene: &Scene<'_>, wants_elevated: bool) -> Result<Confine, String> {
+    let Facts { agent, key, .. } = scene.session;
+    let session = Session { agent, key, workspace: scene.workspace, wants_elevated };
+    let decision = rule::decide(scene.config, session);
+    let home = std::env::home_dir();
+    let confinement = decision.confinement(scene.config, home.as_deref()).map_err(|error| error.told())?;
+    Ok(Box::new(move |command| confinement.confine(command).map_err(io::Error::other)))
+}
+
+/// Why a command was not started.
+fn refused(error: &StartError) -> String {
+    let refusal = match error {
+        StartError::Failed(source) => super::sandbox::refusal(source),
+        _ => None,
+    };
+    refusal.map_or_else(|| format!("not done: {error}"), |refusal| RuleError::from(refusal).told())
 }
 
 impl Exec {
     fn start(&self, scene: &Scene<'_>, processes: &Processes, bound: Bound) -> Result<Foreground, String> {
         let settings = &scene.config.settings.exec;
-        let confine = confinement(scene, self.is_elevated)?;
+        let (host, ..) = self.policy(settings)?;
+        let confine = confinement(scene, host == Host::Gateway)?;
         let Parts { argv, program, file, dir, env } = bound.into_parts();
         let launch = Launch {
             program: file.map_or(Program::Path(program), Program::File),
@@ -352,7 +370,7 @@ impl Exec {
             cwd: dir,
             input: self.input(),
             timeout: self.time_max(settings),
-            confine,
+            confine: Some(confine),
         };
         let cwd = scene.workspace.join(&self.cwd);
         let about = About {
@@ -363,7 +381,7 @@ impl Exec {
             notify: Notify { on_exit: settings.notify_on_exit, on_empty_success: settings.notify_on_empty_success },
             kept: settings.kept,
         };
-        processes.start(launch, about).map_err(|error| format!("not done: {error}"))
+        processes.start(launch, about).map_err(|error| refused(&error))
     }
 
     fn time_max(&self, settings: &Settings) -> Option<Duration> {

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Effect, Order, Output, Prepared, Scene, Tool, ToolError};
+use super::sandbox::rule::{self, Session};
+use super::{Effect, Order, Output, Prepared, Scene, Tool, ToolError, session_status};
 use crate::defender::request::ActionRequest;
 use crate::protocol::params::{Count, NonEmpty, Text};
 
@@ -82,7 +83,15 @@ impl Prepared for Spawn {
         ActionRequest { prompt: Some(self.task.clone()), ..ActionRequest::default() }
     }
 
-    fn run(self: Box<Self>, _: &Scene<'_>) -> Result<Output, ToolError> {
+    fn run(self: Box<Self>, scene: &Scene<'_>) -> Result<Output, ToolError> {
+        let session_status::Facts { agent, key, .. } = scene.session;
+        let own = Session { agent, key, workspace: scene.workspace, wants_elevated: false };
+        let other = self.agent.as_deref().unwrap_or(agent);
+        if rule::would_have_more(scene.config, own, other) {
+            return Err(ToolError::Failed(format!(
+                "not started: commands of this conversation are held in a sandbox, and those of {other} would be held less"
+            )));
+        }
         Ok(Output { order: Some(Order::Spawn(self)), ..Output::default() })
     }
 }

@@ -117,7 +117,7 @@ impl Shop {
     }
 
     /// The session of a command that goes on.
-    fn background(&self, run_id: &str, arguments: Value) -> String {
+    pub(crate) fn background(&self, run_id: &str, arguments: Value) -> String {
         let said = self.call(run_id, "exec", arguments);
         let id = said.split_once("(session ").and_then(|(_, rest)| rest.split_once(',')).map(|(id, _)| id.to_owned());
         id.unwrap_or_else(|| panic!("it does not go on: {said}"))
@@ -136,14 +136,14 @@ fn commands_of(pid: i32) -> usize {
 }
 
 /// Whether a process runs whose words contain these.
-fn runs(words: &str) -> bool {
+pub(crate) fn runs(words: &str) -> bool {
     let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     let lines = pids.filter_map(|pid| fs::read(format!("/proc/{pid}/cmdline")).ok());
     lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " ")).any(|line| line.contains(words))
 }
 
 #[track_caller]
-fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+pub(crate) fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     let until = Instant::now() + LONG;
     while !is_so() {
         assert!(Instant::now() < until, "{what}");

@@ -1,12 +1,16 @@
 //! Sandboxes: that they hold, that each way out is one where nothing holds it, and what they cost.
 
 use std::collections::BTreeMap;
+use std::net::TcpListener;
 use std::path::Path;
 
 use openclaw_rs::tools::sandbox::kernel::Kernel;
 use openclaw_rs::tools::sandbox::selftest::{self, Outcome, Row, SelfTestError};
 use openclaw_rs::tools::sandbox::{Layers, SandboxError};
+use serde_json::json;
 use tempfile::TempDir;
+
+use crate::exec::{Shop, runs, wait_until};
 
 fn program() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_openclaw-rs"))
@@ -90,4 +94,69 @@ fn without_anything_that_keeps_a_promise_there_is_no_sandbox() {
         let refused = selftest::run_with(program(), root.path(), kernel, None);
         assert!(matches!(refused, Err(SelfTestError::Sandbox(SandboxError::Unavailable { .. }))), "{refused:?}");
     }
+}
+
+/// What an agent may ask for in these stories: the host, without a person who is asked.
+fn shop_with_host() -> Shop {
+    Shop::with(json!({ "tools": {
+        "shell_policy": { "allow_elevated": true },
+        "exec": { "host": "auto", "security": "full", "ask": "off" },
+    } }))
+}
+
+#[test]
+fn a_command_reads_no_state_and_reaches_no_network_and_an_elevated_one_does() {
+    let shop = shop_with_host();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::fs::write(shop.server.state_dir().join("canary"), "canary-8d1f").unwrap();
+    let state = shop.server.state_dir();
+    let script = format!(
+        "cat {0}/canary; ls -a {0}; bash -c 'exec 3<>/dev/tcp/127.0.0.1/{port}' 2>/dev/null && echo connected; \
+         kill -0 {1} && echo signalled; echo made > made; pwd; exit 0",
+        state.display(),
+        shop.server.pid()
+    );
+    let held = shop.call("r1", "exec", json!({ "command": script }));
+    for way_out in ["canary-8d1f", "openclaw.db", "connected", "signalled"] {
+        assert!(!held.contains(way_out), "{way_out}: {held}");
+    }
+    let workspace = state.join("workspace").canonicalize().unwrap();
+    assert!(held.contains(workspace.to_str().unwrap()), "{held}");
+    assert_eq!(std::fs::read_to_string(workspace.join("made")).unwrap(), "made\n");
+
+    let free = shop.call("r2", "exec", json!({ "command": script, "elevated": true }));
+    for way in ["canary-8d1f", "signalled"] {
+        assert!(free.contains(way), "{way}: {free}");
+    }
+    if Path::new("/bin/bash").exists() {
+        assert!(free.contains("connected"), "{free}");
+    } else {
+        println!("NOT SHOWN on this machine: there is no bash to connect with");
+    }
+}
+
+#[test]
+fn what_a_command_keeps_in_tmp_is_there_for_the_next_one_and_for_nobody_else() {
+    let shop = Shop::open();
+    shop.call("r1", "exec", json!({ "command": "echo kept > /tmp/between; echo $HOME" }));
+    assert!(shop.call("r2", "exec", json!({ "command": "cat /tmp/between" })).contains("kept"));
+    assert!(!Path::new("/tmp/between").exists());
+}
+
+#[test]
+fn a_sandbox_that_cannot_be_made_is_a_refusal_and_not_the_host() {
+    let shop = Shop::with(json!({ "tools": { "shell_policy": { "sandbox_backend": "docker" } } }));
+    let said = shop.call("r1", "exec", json!({ "command": "touch done" }));
+    assert!(said.contains("sandbox_backend"), "{said}");
+    assert!(!shop.server.state_dir().join("workspace/done").exists());
+}
+
+#[test]
+fn however_the_gateway_ends_what_is_in_a_sandbox_ends() {
+    let mut shop = Shop::open();
+    shop.background("r1", json!({ "command": "setsid sleep 974.25 & sleep 974.25", "background": true }));
+    wait_until("it runs", || runs("sleep 974.25"));
+    shop.server.kill_and_restart();
+    wait_until("it ends", || !runs("sleep 974.25"));
 }

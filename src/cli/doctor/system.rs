@@ -99,9 +99,11 @@ fn judge_clock(now_ms: i64, newest_ms: Option<i64>) -> Check {
 pub fn sandbox(config: &Loaded) -> Check {
     const ID: &str = "system.sandbox";
     const HINT: &str = "`openclaw-rs sandbox explain` and `openclaw-rs sandbox selftest` say more";
-    let agent = &config.settings.agents.default_id;
+    let agents = &config.settings.agents;
+    let agent = &agents.default_id;
     let key = format!("agent:{agent}:{}", config.settings.session.main_key);
-    let decision = rule::decide(config, Session { agent, key: &key, wants_elevated: false });
+    let workspace = agents.get(agent).map_or(&agents.defaults.workspace, |own| &own.workspace);
+    let decision = rule::decide(config, Session { agent, key: &key, workspace, wants_elevated: false });
     if decision.mode.value == Mode::Elevated {
         return Check::warn(ID, "commands of agents run without a sandbox").detail(decision.mode.rule);
     }

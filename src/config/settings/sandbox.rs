@@ -7,10 +7,9 @@ use super::reader::Reader;
 /// Sandboxes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sandbox {
-    /// Commands run on the host unless an agent's own sandbox says otherwise; takes [`Sandbox::allow_elevated`].
+    /// Commands run on the host unless an agent's own sandbox says otherwise, which
+    /// [`super::exec::Exec::allow_elevated`] must allow.
     pub is_elevated: bool,
-    /// Commands may run on the host at all.
-    pub allow_elevated: bool,
     pub backend: Backend,
     /// Where sandboxes keep what is their own.
     pub root: PathBuf,
@@ -69,7 +68,6 @@ impl Sandbox {
         let own = listed.chain(agents.entries("entries"));
         Sandbox {
             is_elevated: shell.text_or_default("default_mode") == "elevated",
-            allow_elevated: shell.flag("allow_elevated"),
             backend,
             root: shell.path("sandbox_root").unwrap_or_else(|| state_dir.join("sandboxes")),
             read_paths: shell.paths("read_paths"),

@@ -23,7 +23,7 @@ use std::ptr;
 
 use libc::{c_int, c_long, c_ulong, sock_filter};
 
-use super::view::{NEW_ROOT, OLD_ROOT, Rules, Step, View};
+use super::view::{NEW_ROOT, Rules, Step, View};
 use super::{Limits, c_path};
 
 /// What the child does, made before the fork.
@@ -458,9 +458,9 @@ fn make_root(view: &View, pid_max: Option<u64>) -> io::Result<()> {
     }
     // SAFETY: paths are constants that end in zero bytes.
     unsafe {
-        At::Root.check(libc::umount2(OLD_ROOT.as_ptr(), libc::MNT_DETACH).into())?;
         At::Root.check(libc::chdir(NEW_ROOT.as_ptr()).into())?;
         At::Root.check(libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr()))?;
+        // What was the root goes, and with it the older one below: waiting for the kernel once is enough.
         At::Root.check(libc::umount2(c".".as_ptr(), libc::MNT_DETACH).into())?;
         At::Root.check(libc::chdir(c"/".as_ptr()).into())?;
     }

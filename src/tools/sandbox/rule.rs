@@ -74,6 +74,8 @@ pub struct Session<'a> {
     pub agent: &'a str,
     /// Its whole key.
     pub key: &'a str,
+    /// The agent's directory.
+    pub workspace: &'a Path,
     /// The command is asked to run on the host, by somebody who may ask that.
     pub wants_elevated: bool,
 }
@@ -102,6 +104,18 @@ pub enum RuleError {
     },
 }
 
+impl RuleError {
+    /// The same with its cause and what to do about it, for whoever asked for the command.
+    pub fn told(&self) -> String {
+        let cause = std::error::Error::source(self).map(|cause| format!(": {cause}")).unwrap_or_default();
+        let hint = match self {
+            RuleError::Sandbox(error) => error.hint(),
+            _ => "`openclaw-rs sandbox explain` and `openclaw-rs sandbox selftest` say more",
+        };
+        format!("not done: {self}{cause}; {hint}")
+    }
+}
+
 /// Decides for a session of `config`.
 pub fn decide(config: &Loaded, session: Session<'_>) -> Decision {
     let settings = &config.settings;
@@ -118,11 +132,11 @@ pub fn decide(config: &Loaded, session: Session<'_>) -> Decision {
         false => "sandbox.mode of the agent or of agents.defaults holds for every session but the main one",
     });
     let mode = match held {
-        _ if session.wants_elevated && sandbox.allow_elevated => {
+        _ if session.wants_elevated && settings.exec.allow_elevated => {
             ruled(Mode::Elevated, "asked for, and tools.shell_policy.allow_elevated is true")
         }
         Some(rule) => ruled(Mode::Sandbox, rule),
-        None if sandbox.is_elevated && sandbox.allow_elevated => {
+        None if sandbox.is_elevated && settings.exec.allow_elevated => {
             ruled(Mode::Elevated, "tools.shell_policy.default_mode is \"elevated\", and allow_elevated is true")
         }
         None if sandbox.is_elevated => {
@@ -150,16 +164,26 @@ pub fn decide(config: &Loaded, session: Session<'_>) -> Decision {
         SharedBy::Agent => (format!("agent-{}", session.agent), "agent"),
         SharedBy::Everyone => ("shared".to_owned(), "shared"),
     };
-    let workspace =
-        settings.agents.get(session.agent).map_or(&settings.agents.defaults.workspace, |own| &own.workspace);
     Decision {
         mode,
         network,
         access,
-        workspace: workspace.clone(),
+        workspace: session.workspace.to_owned(),
         scratch: ruled(sandbox.root.join(name), format!("sandbox.scope is \"{rule}\"")),
         is_unbuilt: sandbox.backend != Backend::Host,
     }
+}
+
+/// Whether a session of `agent` that `own` starts would have more than it: what a session cannot do, none that it starts
+/// can do for it.
+pub fn would_have_more(config: &Loaded, own: Session<'_>, agent: &str) -> bool {
+    // Whatever it is called, it is not the main one.
+    let key = format!("agent:{agent}:subagent:new");
+    let theirs = decide(config, Session { agent, key: &key, wants_elevated: false, ..own });
+    let own = decide(config, Session { wants_elevated: false, ..own });
+    own.mode.value == Mode::Sandbox
+        && (theirs.mode.value == Mode::Elevated
+            || own.network.value == Network::Off && theirs.network.value == Network::On)
 }
 
 impl Decision {
@@ -239,8 +263,9 @@ mod tests {
         (temp, load::load(&inputs).unwrap())
     }
 
-    const MAIN: Session<'static> = Session { agent: "main", key: "agent:main:main", wants_elevated: false };
-    const GROUP: Session<'static> = Session { key: "agent:main:telegram:group:1", ..MAIN };
+    fn main() -> Session<'static> {
+        Session { agent: "main", key: "agent:main:main", workspace: Path::new("/srv/main"), wants_elevated: false }
+    }
 
     #[track_caller]
     fn check(document: Value, session: Session<'_>, mode: Mode, access: Access, network: Network, rule: &str) {
@@ -256,22 +281,23 @@ mod tests {
         use Access::{None as Nothing, ReadOnly, ReadWrite};
         use Mode::{Elevated, Sandbox};
         use Network::{Off, On};
-        let elevated = Session { wants_elevated: true, ..MAIN };
+        let elevated = Session { wants_elevated: true, ..main() };
         let shell = |words: Value| json!({ "tools": { "shell_policy": words } });
         let agents = |words: Value| json!({ "agents": { "defaults": { "sandbox": words } } });
-        check(json!({}), MAIN, Sandbox, ReadWrite, Off, "default_mode");
+        check(json!({}), main(), Sandbox, ReadWrite, Off, "default_mode");
         check(json!({}), elevated, Sandbox, ReadWrite, Off, "default_mode");
-        check(shell(json!({ "default_mode": "elevated" })), MAIN, Sandbox, ReadWrite, Off, "allow_elevated is false");
+        check(shell(json!({ "default_mode": "elevated" })), main(), Sandbox, ReadWrite, Off, "allow_elevated is false");
         let both = shell(json!({ "default_mode": "elevated", "allow_elevated": true }));
-        check(both, MAIN, Elevated, ReadWrite, Off, "default_mode");
+        check(both, main(), Elevated, ReadWrite, Off, "default_mode");
         check(shell(json!({ "allow_elevated": true })), elevated, Elevated, ReadWrite, Off, "asked for");
-        check(shell(json!({ "allow_elevated": true })), MAIN, Sandbox, ReadWrite, Off, "default_mode");
-        check(agents(json!({ "mode": "all" })), MAIN, Sandbox, Nothing, Off, "all");
+        check(shell(json!({ "allow_elevated": true })), main(), Sandbox, ReadWrite, Off, "default_mode");
+        check(agents(json!({ "mode": "all" })), main(), Sandbox, Nothing, Off, "all");
         let mut mixed = shell(json!({ "default_mode": "elevated", "allow_elevated": true }));
         mixed["agents"] = json!({ "defaults": { "sandbox": { "mode": "non-main", "workspaceAccess": "ro" } } });
-        check(mixed.clone(), MAIN, Elevated, ReadOnly, Off, "default_mode");
-        check(mixed, GROUP, Sandbox, ReadOnly, Off, "but the main one");
-        check(agents(json!({ "docker": { "network": "bridge" } })), MAIN, Sandbox, ReadWrite, On, "default_mode");
+        check(mixed.clone(), main(), Elevated, ReadOnly, Off, "default_mode");
+        let group = Session { key: "agent:main:telegram:group:1", ..main() };
+        check(mixed, group, Sandbox, ReadOnly, Off, "but the main one");
+        check(agents(json!({ "docker": { "network": "bridge" } })), main(), Sandbox, ReadWrite, On, "default_mode");
     }
 
     #[test]
@@ -284,15 +310,42 @@ mod tests {
             ],
         } });
         let (_temp, config) = config(&document);
-        let main = decide(&config, MAIN);
-        assert_eq!(main.access.value, Access::ReadWrite);
-        assert!(main.scratch.value.ends_with("sandboxes/shared"));
-        let guest = decide(&config, Session { agent: "guest", key: "agent:guest:main", wants_elevated: false });
-        assert_eq!((guest.access.value, guest.workspace.as_path()), (Access::None, Path::new("/srv/guest")));
+        let own = decide(&config, main());
+        assert_eq!(own.access.value, Access::ReadWrite);
+        assert!(own.scratch.value.ends_with("sandboxes/shared"));
+        let guest = decide(&config, Session { agent: "guest", key: "agent:guest:main", ..main() });
+        assert_eq!(guest.access.value, Access::None);
         assert!(guest.scratch.value.file_name().unwrap().to_string_lossy().starts_with("session-"));
-        let hidden = main.wanted(&config, Some(Path::new("/home/ann"))).hidden;
+        let hidden = own.wanted(&config, Some(Path::new("/home/ann"))).hidden;
         for path in [config.state_dir.as_path(), Path::new("/srv/guest"), Path::new("/home/ann/.ssh")] {
             assert!(hidden.iter().any(|hidden| hidden == path), "{}", path.display());
+        }
+    }
+
+    #[test]
+    fn what_a_session_starts_has_no_more_than_it() {
+        let document = json!({
+            "tools": { "shell_policy": { "default_mode": "elevated", "allow_elevated": true } },
+            "agents": {
+                "defaults": { "sandbox": { "mode": "non-main" } },
+                "list": [
+                    { "id": "main" },
+                    { "id": "free", "sandbox": { "mode": "off" } },
+                    { "id": "wired", "sandbox": { "mode": "all", "docker": { "network": "bridge" } } },
+                ],
+            },
+        });
+        let (_temp, config) = config(&document);
+        let group = Session { key: "agent:main:telegram:group:1", ..main() };
+        for (own, agent, more) in [
+            (main(), "main", false),
+            (main(), "free", false),
+            (group, "main", false),
+            (group, "free", true),
+            (group, "wired", true),
+            (Session { agent: "wired", key: "agent:wired:main", ..main() }, "main", false),
+        ] {
+            assert_eq!(would_have_more(&config, own, agent), more, "{} {agent}", own.key);
         }
     }
 
@@ -300,7 +353,7 @@ mod tests {
     fn another_sandbox_than_can_be_made_is_none() {
         for backend in ["docker", "horizons_docker"] {
             let (_temp, config) = config(&json!({ "tools": { "shell_policy": { "sandbox_backend": backend } } }));
-            let decision = decide(&config, MAIN);
+            let decision = decide(&config, main());
             assert!(matches!(decision.confinement(&config, None), Err(RuleError::Unbuilt)), "{backend}");
         }
     }
@@ -321,7 +374,7 @@ mod tests {
     #[test]
     fn what_nobody_used_for_long_is_removed() {
         let (temp, config) = config(&json!({}));
-        let decision = decide(&config, MAIN);
+        let decision = decide(&config, main());
         let root = temp.path().join("sandboxes");
         let long_ago = std::time::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
         for name in ["session-old", "session-new", "agent-main", "somebody-elses"] {

@@ -171,7 +171,11 @@ impl Seen {
 
     /// A path of the system, which may not be there.
     fn system(&mut self, path: &Path) {
-        let Ok(real) = path.canonicalize() else { return };
+        let Ok(metadata) = fs::symlink_metadata(path) else { return };
+        // Where the directories above are no links, what is none itself is real already: most are of this kind.
+        let is_plain =
+            !metadata.is_symlink() && [Some(Path::new("/")), Some(Path::new("/etc"))].contains(&path.parent());
+        let Ok(real) = (if is_plain { Ok(path.to_owned()) } else { path.canonicalize() }) else { return };
         let is_seen = SYSTEM.iter().any(|seen| real != *path && real.starts_with(seen));
         let entry = match fs::read_link(path) {
             // Where it leads is seen as well.
@@ -417,6 +421,9 @@ fn bind(source: &Path, at: &Path) -> Result<Step, SandboxError> {
     Ok(Step::Bind { source: outside(source), target: inside(at), device: metadata.dev(), inode: metadata.ino() })
 }
 
+/// `ST_RELATIME` of linux/statfs.h, which the C library's crate does not name everywhere.
+const ST_RELATIME: libc::c_ulong = 4096;
+
 /// The flags a mount has on the host, which the kernel does not let go of, and those that are added.
 fn flags(source: &Path, at: &Path, added: libc::c_ulong) -> Result<Step, SandboxError> {
     let path = c_path(source);
@@ -431,7 +438,7 @@ fn flags(source: &Path, at: &Path, added: libc::c_ulong) -> Result<Step, Sandbox
         (libc::ST_NOEXEC, libc::MS_NOEXEC),
         (libc::ST_NOATIME, libc::MS_NOATIME),
         (libc::ST_NODIRATIME, libc::MS_NODIRATIME),
-        (libc::ST_RELATIME, libc::MS_RELATIME),
+        (ST_RELATIME, libc::MS_RELATIME),
     ];
     let kept = pairs.iter().filter(|(is, _)| found.f_flag & is != 0).fold(0, |flags, (_, flag)| flags | flag);
     Ok(Step::Flags { target: inside(at), flags: kept | added | NO_FORCE })
