@@ -1,6 +1,6 @@
 //! `apply_patch`: changes of several files in the format of OpenAI's models, all of them or none.
 //!
-//! [`parse`] takes a patch apart, [`place`] finds where its hunks belong. All of it is worked out before the first file
+//! [`parse`](mod@parse) takes a patch apart, [`place`] finds where its hunks belong. All of it is worked out before the first file
 //! is touched, and then made as one change ([`super::change`]).
 
 pub mod parse;

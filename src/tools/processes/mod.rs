@@ -5,7 +5,7 @@
 //! typed at its terminal, [`sweep`](mod@sweep) finds what it left running.
 //!
 //! A process is in the foreground as long as somebody holds its [`Foreground`], and ends with that; or it was let go on
-//! in the background ([`Processes::promote`]), where it is listed, read, fed and ended by its id, by whoever has its
+//! in the background ([`Foreground::promote`]), where it is listed, read, fed and ended by its id, by whoever has its
 //! scope.
 //!
 //! **Invariant:** a child has a session and a process group of its own, and is signalled only while it cannot be anybody
