@@ -279,8 +279,10 @@ export async function runControlUis({ release, token, say }) {
     });
     await page.goto(base + views[0][1], { waitUntil: 'load', timeout: WAIT_MS });
     await until(() => answered(views[0][2]).length === 0, () => `not answered: ${answered(views[0][2])}`);
-    await checkApprovals({ page, check, gateway, token, shoot: (name) => page.screenshot({ path: path.join(folder, `control-ui-${build}-${name}.png`), animations: 'disabled' }) });
     if (waysBack) await checkWaysBack({ page, base, check, answered, until, shoot: (name) => page.screenshot({ path: path.join(folder, `control-ui-${build}-${name}.png`), animations: 'disabled' }) });
+    await page.goto(base + views[0][1], { waitUntil: 'load', timeout: WAIT_MS });
+    await until(() => answered(views[0][2]).length === 0, () => `not answered: ${answered(views[0][2])}`);
+    await checkApprovals({ page, check, gateway, token, shoot: (name) => page.screenshot({ path: path.join(folder, `control-ui-${build}-${name}.png`), animations: 'disabled' }) });
     await check('runs without a script error', async () => { if (broken.length) throw new Error([...new Set(broken)].join('; ').slice(0, 400)); });
     const refused = witness.connections.flatMap((c) => c.calls).filter((call) => !call.frame.ok).map((call) => `${call.method}: ${call.frame.error?.message}`);
     if (refused.length) say(`     refused: ${[...new Set(refused)].join('; ').slice(0, 1200)}`);
